@@ -1,0 +1,37 @@
+"""Draws the generated sets that stand in for data which nobody can redistribute.
+
+    python -m data.make_mini landmarks [--out data] [--train-landmarks 3000] [--seed 0] ...
+
+`landmarks` writes a test side in the layout of Revisited Oxford (`<out>/mini_landmarks/`: jpg/,
+gnd_mini_landmarks.pkl) and a train side in the layout of Google Landmarks v2 (`<out>/mini_gldv2/`:
+train/a/b/c/<id>.jpg, train.csv, train_clean.csv, train.txt) with other landmarks, and a picture
+sheet of each. The same seed and sizes give the same bytes for any number of workers.
+"""
+
+import argparse
+import sys
+
+from data import mini_landmarks
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and draw the set."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.make_mini",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sets = parser.add_subparsers(dest="set", required=True)
+    landmarks = sets.add_parser("landmarks", help="landmarks in the layouts of ROxf and GLDv2")
+    mini_landmarks.add_arguments(landmarks)
+    options = parser.parse_args(argv)
+    try:
+        mini_landmarks.make(options)
+    except (OSError, ValueError) as error:
+        print(f"make_mini: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,81 @@
+"""Several processes started by torchrun; a single process is the reference.
+
+Each rank takes its share of the triplets of every global batch and of the pairs in evaluation;
+gradients are summed, so that the steps equal those of a single process up to summation order.
+"""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import distributed
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = CPU
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over all ranks, in place."""
+        if self.world > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on some rank."""
+        return bool(self.sum_(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def broadcast_state(self, module: torch.nn.Module) -> None:
+        """Give every rank the weights of rank 0."""
+        if self.world > 1:
+            for tensor in module.state_dict().values():
+                distributed.broadcast(tensor, src=0)
+
+    def gather_scores(self, mine: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """(P,) float32 of all ranks from each one's part; `shares` (P,) says whose a pair is."""
+        if self.world == 1:
+            return mine
+        scores = torch.zeros(len(shares), device=self.device)
+        scores[torch.from_numpy(shares == self.rank).to(self.device)] = torch.from_numpy(mine).to(
+            self.device
+        )
+        return self.sum_(scores).cpu().numpy()
+
+
+def start_ranks(cpu: bool) -> Ranks:
+    """Join the processes that torchrun started, or a single one; picks the device.
+
+    `cpu` True: CPU and gloo even where there is a GPU.
+    """
+    on_gpu = torch.cuda.is_available() and not cpu
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if on_gpu else "gloo")
+    return Ranks(int(os.environ.get("RANK", "0")), world, device)
+
+
+def stop_ranks() -> None:
+    """Leave the group of processes, where there is one."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def observe_first_rank_only(options: dict) -> None:
+    """For sacred's `option_hook`: only rank 0 writes a run folder."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        options["--unobserved"] = True

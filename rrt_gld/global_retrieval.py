@@ -1,0 +1,48 @@
+"""Global ranking by cosine similarity, with alpha query expansion."""
+
+import hashlib
+
+import numpy as np
+
+
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """(N, D) float32 rows divided by their L2 norms.
+
+    A row of zeros (an image in which nothing was found) stays as it is: similarity 0 to all.
+    """
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, np.float32(1))
+
+
+def rank_all(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, G) similarities and gallery indices, nearest first; ties go to the lower index.
+
+    Both inputs float32 with unit rows: the similarities are cosines, in float32.
+    """
+    similarities = queries @ gallery.T
+    return similarities, np.argsort(-similarities, axis=1, kind="stable")
+
+
+def expand_queries(
+    queries: np.ndarray, gallery: np.ndarray, k: int = 2, alpha: float = 0.3
+) -> np.ndarray:
+    """(Q, D) queries plus their top `k` gallery rows weighted by similarity^alpha, over k + 1.
+
+    Unit rows in, unit rows out. The query has similarity 1 with itself. A negative similarity
+    counts as 0: its power is not defined.
+    """
+    if not 0 < k <= len(gallery):
+        raise ValueError(f"k of the query expansion is {k}, expected 1 to {len(gallery)}")
+    similarities, nn_inds = rank_all(queries, gallery)
+    top = nn_inds[:, :k]
+    weights = np.maximum(np.take_along_axis(similarities, top, axis=1), 0) ** np.float32(alpha)
+    expanded = queries + np.einsum("qk,qkd->qd", weights, gallery[top])
+    return normalize(expanded / np.float32(k + 1))
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """Short digest of descriptors, by which a stale neighbour table is recognised."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

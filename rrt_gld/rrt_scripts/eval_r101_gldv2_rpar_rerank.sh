@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# RRT on Google Landmarks, row "Reranking, ResNet-101, v2-clean", RPar.
+# Expected: mAP medium 87.6, hard 76.1.
+# Needs:    data/paris6k/delg_r101_gldv2/, the output of eval_r101_gldv2_rpar_global.sh,
+#           rrt_gld/rrt_gld_ckpts/r101_gldv2.pt.
+# Writes:   logs/eval_r101_gldv2_rpar_rerank/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+"${PYTHON:-python}" -m rrt_gld.evaluate_revisited -F logs/eval_r101_gldv2_rpar_rerank \
+    with dataset.rparis_r101_gldv2 model.RRT resume=rrt_gld/rrt_gld_ckpts/r101_gldv2.pt \
+    temp_dir=logs/eval_r101_gldv2_rpar_rerank "$@"

@@ -1,0 +1,173 @@
+"""Checkpoints: released state dicts loaded strictly, own ones saved in one step."""
+
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.paths import atomic_path, require_file
+
+SHOWN = 10  # entries of each kind that an error message names
+STATE = "state"  # entry of a checkpoint that holds the weights
+# what reading a damaged file was seen to raise
+UNREADABLE = (
+    *(RuntimeError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError),
+    *(AssertionError, OverflowError, MemoryError, struct.error),
+)
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds, on the CPU; tensors, numbers, strings and plain containers.
+
+    ValueError, with the file and a remedy, for a file that is damaged, cut short, no checkpoint
+    (a saved web page, say) or would run code when read.
+    """
+    path = require_file(path, "download it or give the path of a checkpoint")
+    _check_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, f"tensors and plain containers ({_reason(error)})") from error
+    except UNREADABLE as error:
+        raise _refusal(path, f"a whole checkpoint ({_reason(error)})") from error
+    if not isinstance(content, dict):
+        raise _refusal(path, f"a dict, but a {type(content).__name__}")
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Raise unless `path` is whole: torch itself does not compare the checksums."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    if not start:
+        raise _refusal(path, "a checkpoint, but empty")
+    if start.lstrip()[:1] == b"<":
+        raise _refusal(path, "a checkpoint, but a web page: the download went wrong")
+    if start[:2] != b"PK":
+        return  # a plain pickle, as torch wrote before 1.6
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
+        raise _refusal(path, f"a whole checkpoint ({_reason(error)})") from error
+    if damaged is not None:
+        raise _refusal(path, f"a whole checkpoint (wrong checksum of its part {damaged})")
+
+
+def _refusal(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"{path} is not {what}; fetch or make the file again, or give the path of a checkpoint "
+        "that torch.save wrote"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without torch's advice to read the file unsafely."""
+    text = str(error)
+    refused = re.search(r"(?:WeightsUnpickler error|Unsupported global): *(.*)", text)
+    line = refused.group(1) if refused else text.strip().split("\n")[0]
+    return line[:200] or type(error).__name__
+
+
+def load_released(module: nn.Module, path: str | Path, drop: Collection[str] = ()) -> nn.Module:
+    """Load the weights of `path` into `module`, names and shapes exactly; returns `module`.
+
+    The file holds the state dict itself or has it as the entry "state". `drop`: names of entries
+    that the file may have and the module does not. ValueError lists what does not fit.
+    """
+    content = load_state(path)
+    state = content.get(STATE, content)
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(
+            f"{path} holds no state dict: expected tensors by name, or the entry {STATE!r} with "
+            f"them; found entries {_some(map(str, content))}"
+        )
+    state = {name: value for name, value in state.items() if name not in drop}
+    difference = describe_difference(module.state_dict(), state)
+    if difference:
+        raise ValueError(
+            f"{path} does not fit the model; choose the configuration that it was trained with, "
+            f"or the file of this one\n{difference}"
+        )
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ValueError(
+            f"{path} has NaN or infinite weights in {_some(broken)}: the training fell apart or "
+            "the file is damaged; use another checkpoint"
+        )
+    module.load_state_dict(state)
+    return module
+
+
+def describe_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Table of names and shapes in which two state dicts differ; empty when they do not."""
+    missing = [f"{name} {_shape(expected[name])}" for name in expected if name not in found]
+    unexpected = [f"{name} {_shape(found[name])}" for name in found if name not in expected]
+    shapes = [
+        f"{name} model {_shape(value)}, file {_shape(found[name])}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    kinds = {"missing in the file": missing, "unknown to the model": unexpected}
+    kinds["shape differs"] = shapes
+    lines = []
+    for kind, entries in kinds.items():
+        if entries:
+            lines.append(f"  {kind} ({len(entries)}):")
+            lines += [f"    {entry}" for entry in entries[:SHOWN]]
+            lines += ["    ..."] if len(entries) > SHOWN else []
+    return "\n".join(lines)
+
+
+def save_checkpoint(path: str | Path, **parts: Any) -> Path:
+    """Write a dict of `parts` (state=..., optim=...) to `path` in one step; returns the path.
+
+    Names in `state` lose each "module." of a data-parallel wrapper; tensors move to the CPU.
+    Before the new file takes its name it is read back: TypeError when a part holds more than
+    tensors, numbers, strings and plain containers (numpy values, say), which `load_state` refuses.
+    """
+    path = Path(path)
+    content = {key: _to_cpu(value) for key, value in parts.items()}
+    if STATE in content:
+        content[STATE] = {k.replace("module.", ""): v for k, v in content[STATE].items()}
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+        try:
+            torch.load(temporary, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise TypeError(
+                f"{path} could not be read back ({_reason(error)}); give tensors, numbers, strings "
+                "and plain containers only"
+            ) from error
+    return path
+
+
+def _to_cpu(value: Any) -> Any:
+    """The same with detached tensors on the CPU and plain dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        cpu = value.detach().cpu()
+        # a view would take along the whole storage that it looks into
+        is_view = cpu.untyped_storage().nbytes() > cpu.numel() * cpu.element_size()
+        return cpu.clone() if is_view else cpu
+    if isinstance(value, Mapping):
+        return {key: _to_cpu(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        entries = [_to_cpu(entry) for entry in value]
+        return tuple(entries) if isinstance(value, tuple) else entries
+    return value
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "scalar"
+
+
+def _some(names: Any) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
