@@ -11,11 +11,11 @@ import torch
 from sacred import Experiment
 
 from rrt_gld.datasets.ingredient import dataset_ingredient, load_test_set
-from rrt_gld.distributed import observe_first_rank_only, start_ranks, stop_ranks
 from rrt_gld.evaluation import evaluate, save_evaluation
 from rrt_gld.models.ingredient import make_model, model_ingredient
 from rrt_gld.rows import PUBLISHED_TOP_K, finish, make_gain_rows, script_name
 from utils.checkpoints import load_released
+from utils.distributed import observe_first_rank_only, start_ranks, stop_ranks
 from utils.paths import REPO_ROOT, require_file
 
 ex = Experiment(

@@ -8,11 +8,11 @@ import numpy as np
 from tqdm import tqdm
 
 from rrt_gld.datasets.image_set import EvalSet, ImageSet
-from rrt_gld.distributed import Ranks
 from rrt_gld.models.matcher import Matcher
 from rrt_gld.models.scoring import PairScorer
 from rrt_gld.reranking import Reranked, rerank
 from rrt_gld.rows import to_percent
+from utils.distributed import Ranks
 from utils.paths import atomic_path
 from utils.revisited import GroundTruth, evaluate_ranks
 

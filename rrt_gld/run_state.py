@@ -1,11 +1,5 @@
-"""Interruption and exact resumption of a training run."""
+"""What a training run writes to disk, so that it can go on exactly where it stood."""
 
-import logging
-import random
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from utils.checkpoints import load_state, save_checkpoint
-
-logger = logging.getLogger(__name__)
+from utils.interruption import random_states, set_random_states
 
 SCHEDULER_KEYS = ("last_epoch", "_step_count", "_last_lr")  # the rest follows from the options
 
@@ -36,33 +29,6 @@ class Progress:
     best_metrics: dict[str, Any] = field(default_factory=dict)
     start_metrics: dict[str, Any] = field(default_factory=dict)  # before the first step
     seconds: float = 0.0  # spent so far, earlier parts of the run included
-
-
-def _random_states() -> dict[str, Any]:
-    kind, words, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
-    version, inner, gauss = random.getstate()
-    return {
-        "python": [version, list(inner), gauss],
-        "numpy": [
-            kind,
-            torch.tensor(np.asarray(words).astype(np.int64)),
-            position,
-            has_gauss,
-            cached,
-        ],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    version, inner, gauss = states["python"]
-    random.setstate((version, tuple(inner), gauss))
-    kind, words, *rest = states["numpy"]
-    np.random.set_state((kind, words.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if torch.cuda.is_available() and states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 @dataclass
@@ -92,7 +58,7 @@ def save_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
         progress=progress,
         triplets=torch.from_numpy(triplets.astype(np.int32)),
         batch_sizes=[len(batch) for batch in batches],
-        random=_random_states(),
+        random=random_states(),
         setup=setup,
     )
 
@@ -127,34 +93,4 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     batches = np.split(triplets, cuts) if saved["batch_sizes"] else []
     for key, value in {**saved["progress"], "batches": batches}.items():
         setattr(parts.progress, key, value)
-    _set_random_states(saved["random"])
-
-
-class Interrupts:
-    """Whether Ctrl-C or a termination signal has come."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def request(self, number: int, _frame: object) -> None:
-        """First signal: remembered, the step is finished. Second: at once."""
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        logger.warning("%s: finishing this step and saving", signal.Signals(number).name)
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[Interrupts]:
-    """Within the block a first SIGINT or SIGTERM is only noted; weights are never half updated."""
-    interrupts = Interrupts()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupts
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, interrupts.request) for number in numbers]
-    try:
-        yield interrupts
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+    set_random_states(saved["random"])

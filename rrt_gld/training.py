@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from rrt_gld.datasets.pairs import TripletBatch
-from rrt_gld.distributed import Ranks
+from utils.distributed import Ranks
 
 logger = logging.getLogger(__name__)
 

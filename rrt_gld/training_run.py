@@ -11,11 +11,12 @@ import torch
 
 from rrt_gld.datasets.pairs import CachedImages, FileImages, TripletBatch, make_batches
 from rrt_gld.datasets.samplers import TripletSampler
-from rrt_gld.distributed import Ranks
 from rrt_gld.optimisation import PER_STEP
-from rrt_gld.run_state import RunParts, deferred_interrupts, load_run, save_run
+from rrt_gld.run_state import RunParts, load_run, save_run
 from rrt_gld.training import Guard, StepResult, Stop, train_one_epoch
 from utils.checkpoints import save_checkpoint
+from utils.distributed import Ranks
+from utils.interruption import deferred_interrupts
 
 logger = logging.getLogger(__name__)
 

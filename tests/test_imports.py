@@ -22,7 +22,8 @@ from tests.source_tree import (
     python_files,
 )
 
-TORCH_MODULES = ("checkpoints", "knn")  # of utils, with files split off them (knn_blocks.py)
+# of utils, with files split off them (knn_exact.py)
+TORCH_MODULES = ("checkpoints", "distributed", "interruption", "knn")
 LIBRARIES = (
     *("torch", "torchvision", "tensorflow", "keras", "numpy", "scipy", "sacred", "faiss", "cv2"),
     *("PIL", "timm", "safetensors", "matplotlib", "sklearn", "pydegensac", "tqdm", "pytest"),
