@@ -1,0 +1,197 @@
+"""Google Landmarks v2: its split into training and validation, and its images as tensors."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from utils.paths import atomic_path, require_file, require_files
+from vitgal.datasets.transforms import Augmentation, normalise, resize
+
+SPLIT_HINT = "write it with python -m vitgal.create_train_split with data_path={}"
+IMAGE_HINT = "data/README.md says where the images come from; the split files name those needed"
+
+
+# ------------------------------------------------------------------ the split
+
+
+class Landmarks(NamedTuple):
+    """The list of a training set: one entry per image."""
+
+    ids: np.ndarray  # (N,) str
+    landmark_ids: np.ndarray  # (N,) int64
+
+
+class Split(NamedTuple):
+    """Lines "path label" of the two split files."""
+
+    train: list[str]
+    val: list[str]
+
+
+def load_landmarks(path: Path) -> Landmarks:
+    """Read `train.csv` (columns id and landmark_id) or `train_clean.csv` (landmark_id and images).
+
+    ValueError when the columns are others or a landmark_id is no number.
+    """
+    require_file(path, "data/README.md says where the lists of Google Landmarks v2 come from")
+    ids, landmark_ids = [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        header = [name.strip() for name in next(rows, [])]
+        column = "id" if "id" in header else "images"
+        if column not in header or "landmark_id" not in header:
+            raise ValueError(
+                f"{path} has the columns {header}, expected id and landmark_id (an image a line) "
+                "or landmark_id and images (a landmark a line); give another file as csv_name="
+            )
+        image_at, label_at = header.index(column), header.index("landmark_id")
+        for number, row in enumerate(rows, start=2):
+            if not row:
+                continue
+            try:
+                names, label = row[image_at].split(), int(row[label_at])
+            except (IndexError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}: {row} is no image ({error})") from error
+            ids += names
+            landmark_ids += [label] * len(names)
+    if not ids:
+        raise ValueError(f"{path} lists no image; fetch it again")
+    return Landmarks(np.array(ids), np.array(landmark_ids, dtype=np.int64))
+
+
+def image_path(image_id: str) -> str:
+    """`0123ab` -> `train/0/1/2/0123ab.jpg`."""
+    return f"train/{image_id[0]}/{image_id[1]}/{image_id[2]}/{image_id}.jpg"
+
+
+def split_landmarks(landmarks: Landmarks, split_ratio: float, seed: int) -> Split:
+    """Images sorted by landmark; the first of each trains, later ones validate by chance.
+
+    Classes are numbered 0.. in ascending order of landmark_id. Each image but the first of a class
+    draws one uniform number, in sorted order; at least `split_ratio`: training, else validation.
+    The sort is stable, so that the split depends on list and seed alone.
+    """
+    if not 0 <= split_ratio < 1:
+        raise ValueError(f"split_ratio is {split_ratio}, expected a share in [0, 1)")
+    if short := [name for name in landmarks.ids if len(name) < 3]:
+        raise ValueError(f"image id {short[0]!r} has fewer than 3 characters: no id of GLDv2")
+    order = np.argsort(landmarks.landmark_ids, kind="stable")
+    _, first, labels = np.unique(
+        landmarks.landmark_ids[order], return_index=True, return_inverse=True
+    )
+    in_train = np.zeros(len(order), dtype=bool)
+    in_train[first] = True
+    # the generator and its stream are those of the reference split
+    draws = np.random.RandomState(seed).uniform(size=len(order) - len(first))  # noqa: NPY002
+    in_train[~in_train] = draws >= split_ratio
+    lines = np.array(
+        [f"{image_path(i)} {c}" for i, c in zip(landmarks.ids[order], labels, strict=True)]
+    )
+    return Split(lines[in_train].tolist(), lines[~in_train].tolist())
+
+
+def write_split(split: Split, data_path: Path, train_split: str, val_split: str) -> None:
+    """Both files below `data_path`, each in one step."""
+    for name, lines in ((train_split, split.train), (val_split, split.val)):
+        with atomic_path(data_path / name) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class SplitList:
+    """Images of a training set, in the order of its split files."""
+
+    data_path: Path
+    train_paths: np.ndarray  # (N,) bytes, relative to data_path
+    train_labels: np.ndarray  # (N,) int64, 0 .. num_classes - 1
+    val_paths: np.ndarray  # (M,) bytes
+    val_labels: np.ndarray  # (M,) int64
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.train_labels.max()) + 1
+
+
+def load_split(data_path: Path, train_split: str, val_split: str) -> SplitList:
+    """Both split files; ValueError when a validation image's class has no training image."""
+    lists = [_load_lines(data_path, name) for name in (train_split, val_split)]
+    (train_paths, train_labels), (val_paths, val_labels) = lists
+    if not len(train_paths):
+        raise ValueError(f"{data_path / train_split} is empty; {SPLIT_HINT.format(data_path)}")
+    strange = np.setdiff1d(val_labels, train_labels)
+    if len(strange):
+        raise ValueError(
+            f"{data_path / val_split} has class {strange[0]}, of which {train_split} has no image: "
+            f"the two files are of different splits; {SPLIT_HINT.format(data_path)}"
+        )
+    return SplitList(data_path, train_paths, train_labels, val_paths, val_labels)
+
+
+def _load_lines(data_path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    path = require_file(data_path / name, SPLIT_HINT.format(data_path))
+    paths, labels = [], []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            image, _, label = line.strip().rpartition(" ")
+            if not image or not label.isdecimal():
+                raise ValueError(
+                    f"{path}, line {number}: {line.strip()!r} is not of the form 'path label'; "
+                    + SPLIT_HINT.format(data_path)
+                )
+            paths.append(image.encode())
+            labels.append(int(label))
+    return np.array(paths, dtype=np.bytes_), np.array(labels, dtype=np.int64)
+
+
+# ------------------------------------------------------------------ the images
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; ValueError, naming the file, when it is no readable image."""
+    require_file(path, IMAGE_HINT)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path} is no readable image; fetch it again, or take it off the split")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class LandmarkImages(Dataset):
+    """Images by (epoch, index): the random numbers of an augmentation depend on that pair alone."""
+
+    def __init__(
+        self,
+        data_path: Path,
+        paths: np.ndarray,
+        labels: np.ndarray,
+        input_size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        check_files: bool = True,
+    ) -> None:
+        """`paths`: (N,) bytes below `data_path`; `labels`: (N,) int64.
+
+        FileNotFoundError that counts missing files, unless `check_files` is off.
+        """
+        self.data_path, self.paths, self.labels = data_path, paths, labels
+        self.input_size, self.augmentation, self.seed = input_size, augmentation, seed
+        if check_files:
+            require_files((data_path / path.decode() for path in paths), IMAGE_HINT)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        """(3, S, S) float32, normalised, and the label."""
+        epoch, index = key
+        image = read_image(self.data_path / self.paths[index].decode())
+        if self.augmentation is None:
+            image = resize(image, self.input_size, self.input_size)
+        else:
+            image = self.augmentation(image, np.random.default_rng([self.seed, epoch, index]))
+        return torch.from_numpy(normalise(image)), int(self.labels[index])
