@@ -1,9 +1,9 @@
-"""torch.hub entry points: `torch.hub.load(REPO, "rrt_gld_matcher", checkpoint=FILE)`."""
+"""torch.hub entry points: `torch.hub.load(REPO, "vitgal", variant="s12", checkpoint=FILE)`."""
 
 from pathlib import Path
 from typing import Any
 
-dependencies = ["torch"]
+dependencies = ["torch", "timm"]
 
 
 def rrt_gld_matcher(checkpoint: str | Path | None = None, **sizes: Any) -> Any:
@@ -19,4 +19,24 @@ def rrt_gld_matcher(checkpoint: str | Path | None = None, **sizes: Any) -> Any:
     model = Matcher(**sizes)
     if checkpoint is not None:
         load_released(model, checkpoint)
+    return model.eval()
+
+
+def vitgal(variant: str = "s12", checkpoint: str | Path | None = None) -> Any:
+    """Autoencoder model of ViTGaL (ACCV 2022) in evaluation mode: global and local descriptors.
+
+    `variant`: s12 or s24. `checkpoint`: a released or own file, loaded strictly; without one the
+    weights are random. Called with normalised images (B, 3, H, W): a dict of global (B, 384),
+    cls_attn (B, 8, N), tokens (B, N, 384), code (B, N, 128), decoded (B, N, 384), ae_attn (B, 8, N)
+    and ae_cls (B, 384), N = ceil(H / 16) * ceil(W / 16) patches row by row.
+    """
+    from vitgal.models.autoencoder import Autoencoder
+    from vitgal.models.weights import load_autoencoder
+    from vitgal.models.xcit import VARIANTS
+
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}, expected one of {list(VARIANTS)}")
+    model = Autoencoder(VARIANTS[variant])
+    if checkpoint is not None:
+        load_autoencoder(model, checkpoint)
     return model.eval()

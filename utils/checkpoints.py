@@ -22,16 +22,18 @@ UNREADABLE = (
 )
 
 
-def load_state(path: str | Path) -> dict[str, Any]:
+def load_state(path: str | Path, allowed: Collection[type] = ()) -> dict[str, Any]:
     """What a checkpoint file holds, on the CPU; tensors, numbers, strings and plain containers.
 
-    ValueError, with the file and a remedy, for a file that is damaged, cut short, no checkpoint
-    (a saved web page, say) or would run code when read.
+    `allowed`: further classes that the file may hold (argparse.Namespace, say), admitted for this
+    file alone. ValueError, with the file and a remedy, for a file that is damaged, cut short, no
+    checkpoint (a saved web page, say) or would run code when read.
     """
     path = require_file(path, "download it or give the path of a checkpoint")
     _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, f"tensors and plain containers ({_reason(error)})") from error
     except UNREADABLE as error:
@@ -75,20 +77,38 @@ def _reason(error: BaseException) -> str:
     return line[:200] or type(error).__name__
 
 
+def load_weights(
+    path: str | Path, entry: str = STATE, allowed: Collection[type] = ()
+) -> dict[str, Tensor]:
+    """The state dict of a file: the file's content itself, or its entry of that name.
+
+    `allowed`: as for `load_state`. ValueError when there is no state dict.
+    """
+    content = load_state(path, allowed)
+    state = content.get(entry, content)
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(
+            f"{path} holds no state dict: expected tensors by name, or the entry {entry!r} with "
+            f"them; found entries {_some(map(str, content))}"
+        )
+    return dict(state)
+
+
 def load_released(module: nn.Module, path: str | Path, drop: Collection[str] = ()) -> nn.Module:
     """Load the weights of `path` into `module`, names and shapes exactly; returns `module`.
 
     The file holds the state dict itself or has it as the entry "state". `drop`: names of entries
     that the file may have and the module does not. ValueError lists what does not fit.
     """
-    content = load_state(path)
-    state = content.get(STATE, content)
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(
-            f"{path} holds no state dict: expected tensors by name, or the entry {STATE!r} with "
-            f"them; found entries {_some(map(str, content))}"
-        )
-    state = {name: value for name, value in state.items() if name not in drop}
+    state = load_weights(path)
+    return load_exactly(module, {k: v for k, v in state.items() if k not in drop}, path)
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> nn.Module:
+    """Give `module` the weights `state` of the file `path`; returns `module`.
+
+    ValueError lists names and shapes that do not fit, and entries with NaN or infinite numbers.
+    """
     difference = describe_difference(module.state_dict(), state)
     if difference:
         raise ValueError(
