@@ -88,12 +88,25 @@ def split_landmarks(landmarks: Landmarks, split_ratio: float, seed: int) -> Spli
     in_train = np.zeros(len(order), dtype=bool)
     in_train[first] = True
     # the generator and its stream are those of the reference split
-    draws = np.random.RandomState(seed).uniform(size=len(order) - len(first))  # noqa: NPY002
+    draws = np.random.RandomState(seed).uniform(size=len(order) - len(first))
     in_train[~in_train] = draws >= split_ratio
     lines = np.array(
         [f"{image_path(i)} {c}" for i, c in zip(landmarks.ids[order], labels, strict=True)]
     )
     return Split(lines[in_train].tolist(), lines[~in_train].tolist())
+
+
+def refuse_to_replace(
+    split: Split, data_path: Path, train_split: str, val_split: str, overwrite: bool
+) -> None:
+    """FileExistsError when a file of another split is there, unless `overwrite`."""
+    for name, lines in ((train_split, split.train), (val_split, split.val)):
+        path = data_path / name
+        if not overwrite and path.is_file() and path.read_text().splitlines() != lines:
+            raise FileExistsError(
+                f"{path} holds another split (other images, seed or split_ratio), which trained "
+                "models may rest on; set overwrite=True to replace it, or give another name"
+            )
 
 
 def write_split(split: Split, data_path: Path, train_split: str, val_split: str) -> None:

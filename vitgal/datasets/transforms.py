@@ -169,9 +169,7 @@ class Augmentation:
         if rng.random() < 0.5:
             image = jitter_colours(image, self.color_jitter, rng)
         if rng.random() < 0.5:
-            image = compress(
-                image, int(rng.integers(self.compress_lower, self.compress_upper + 1))
-            )
+            image = compress(image, int(rng.integers(self.compress_lower, self.compress_upper + 1)))
         if rng.random() < self.shift_scale_rotate_p:
             image = self._warp(image, rng)
         if rng.random() < self.crop_p:

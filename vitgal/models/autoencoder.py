@@ -1,4 +1,4 @@
-"""The autoencoder of ViTGaL: 384-d local descriptors to 128-d codes, on a frozen retrieval network."""
+"""The autoencoder of ViTGaL: 384-d local descriptors to 128-d codes, on a frozen backbone."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Sacred ingredient `model`: size of the network. model.xcit_s12, model.xcit_s24, model.xcit_mini."""
+"""Sacred ingredient `model`: model.xcit_s12, model.xcit_s24, model.xcit_mini."""
 
 from sacred import Ingredient
 
@@ -13,7 +13,7 @@ model_ingredient = Ingredient("model", save_git_info=False)
 @model_ingredient.config
 def config():
     name = None  # flag `model` of the release; the named configs set it
-    embed_dim = 384  # width of tokens and of the global descriptor; a multiple of 48
+    embed_dim = 384  # width of tokens and of the global descriptor; a multiple of 24
     depth = None  # cross-covariance blocks; 12 (S12), 24 (S24)
     num_heads = 8  # attention heads; divides embed_dim
     eta = 1.0  # start of every layer scale; 1e-5 for S24
@@ -57,7 +57,7 @@ def make_sizes(
 
 @model_ingredient.capture
 def count_classes(in_split: int, nb_classes: int | None) -> int:
-    """Rows of the classifier for a split of `in_split` classes; ValueError when they are too few."""
+    """Rows of the classifier for a split of `in_split` classes; ValueError when too few."""
     if nb_classes is not None and nb_classes < in_split:
         raise ValueError(
             f"model.nb_classes is {nb_classes}, but the split has {in_split} classes; leave it out"

@@ -1,4 +1,4 @@
-"""The retrieval network of ViTGaL (ACCV 2022): XCiT, a multi-atrous block, one class block twice."""
+"""The retrieval network of ViTGaL (ACCV 2022): XCiT, multi-atrous block, a class block twice."""
 
 import math
 

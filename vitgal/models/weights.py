@@ -1,8 +1,8 @@
 """Files with weights of ViTGaL and XCiT, loaded without anything left out in silence.
 
 A released file holds an autoencoder with its backbone (names retrieval_back_bone.*); training also
-writes files of the retrieval network alone. Both are dicts with the entry "model" and the options of
-the run as an argparse.Namespace, the one class that is admitted beside tensors and containers.
+writes files of the retrieval network alone. Both are dicts with the entry "model", and released ones
+have the options of their run as an argparse.Namespace, the one further class that is admitted.
 """
 
 import argparse
@@ -64,14 +64,14 @@ def load_backbone(network: RetrievalNetwork, path: str | Path) -> RetrievalNetwo
 def load_imagenet(network: RetrievalNetwork, path: str | Path) -> RetrievalNetwork:
     """The start of training: an ImageNet XCiT file, with published or with timm's names.
 
-    Everything is taken but its classifier and its second class block; the multi-atrous block and the
-    head keep their initial values. ValueError when any other name or shape differs.
+    Everything is taken but its classifier and its second class block; the multi-atrous block and
+    the head keep their initial values. ValueError when any other name or shape differs.
     """
     state = _load(path)
     if any(name.startswith((NOT_IN_IMAGENET, BACKBONE)) for name in state):
         raise ValueError(
-            f"{path} holds {_kind(state)}, expected an XCiT trained on ImageNet; the start from a "
-            "trained retrieval network is start_from="
+            f"{path} holds {_kind(state)}, expected an XCiT trained on ImageNet; to go on with an "
+            "interrupted run use resume="
         )
     if has_timm_names(state):
         state = rename_from_timm(state)

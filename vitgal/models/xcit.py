@@ -1,7 +1,7 @@
 """XCiT (El-Nouby et al., NeurIPS 2021) from timm's parts, with the published parameter names.
 
-timm supplies patch embedding, positional encoding and the cross-covariance blocks, bit for bit those
-of the published code. The class-attention block is ours: timm's returns no attention map.
+timm supplies patch embedding, positional encoding and the cross-covariance blocks, bit for bit
+those of the published code. The class-attention block is ours: timm's returns no attention map.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ LayerNorm = partial(nn.LayerNorm, eps=NORM_EPS)
 
 @dataclass(frozen=True)
 class XCiTSizes:
-    """Numbers that fix an XCiT; the width divides by 48 (heads, six branches, four convolutions)."""
+    """Numbers that fix an XCiT; the width divides by 24 (six branches, eighths in the stem)."""
 
     embed_dim: int = 384
     depth: int = 12
@@ -34,10 +34,10 @@ class XCiTSizes:
     drop_path: float = 0.1  # rate of dropped branches, the same in all blocks
 
     def __post_init__(self) -> None:
-        if self.embed_dim < 48 or self.embed_dim % 48 or self.embed_dim % self.num_heads:
+        if self.embed_dim < 24 or self.embed_dim % 24 or self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim={self.embed_dim}, num_heads={self.num_heads}: expected a multiple of "
-                "48 which num_heads divides"
+                "24 which num_heads divides"
             )
         if self.depth < 1:
             raise ValueError(f"depth is {self.depth}, expected at least 1")
@@ -167,7 +167,7 @@ def rename_to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_from_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse of `rename_to_timm`. KeyError when a class block lacks its query, key or value."""
+    """The reverse of `rename_to_timm`. KeyError when a class block lacks query, key or value."""
     renamed = {}
     for name, value in state.items():
         name = _replace_start(name, *reversed(POSITION_NAMES))
