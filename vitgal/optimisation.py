@@ -17,7 +17,8 @@ def make_parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[st
     out.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    without, with_decay = [], []
+    without: list[nn.Parameter] = []
+    with_decay: list[nn.Parameter] = []
     for name, parameter in trained:
         free = parameter.ndim == 1 or name.endswith(".bias") or name in NO_DECAY
         (without if free else with_decay).append(parameter)

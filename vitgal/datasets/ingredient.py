@@ -17,7 +17,6 @@ dataset_ingredient = Ingredient("dataset", save_git_info=False)
 TEST_SETS = {  # folder below data_path, ground truth in it
     "roxford5k": ("oxford5k", "gnd_roxford5k.pkl"),
     "rparis6k": ("paris6k", "gnd_rparis6k.pkl"),
-    "landmarks_mini": ("mini_landmarks", "gnd_mini_landmarks.pkl"),
 }
 R1M_PATH = "data/revisitop1m/jpg"
 MINI_SIZE = 144  # pixels; the drawn photographs have about 256
@@ -55,18 +54,17 @@ def config():
 
 for _name, (_folder, _gnd) in TEST_SETS.items():
     dataset_ingredient.add_named_config(_name, {"name": _name, "folder": _folder, "gnd": _gnd})
-    if not _name.endswith("_mini"):
-        dataset_ingredient.add_named_config(
-            f"{_name}_1m",
-            {"name": f"{_name}_1m", "folder": _folder, "gnd": _gnd, "r1m_path": R1M_PATH},
-        )
+    dataset_ingredient.add_named_config(
+        f"{_name}_1m",
+        {"name": f"{_name}_1m", "folder": _folder, "gnd": _gnd, "r1m_path": R1M_PATH},
+    )
 # the generated set: small pictures, see vitgal/README.md
 dataset_ingredient.add_named_config(
     "landmarks_mini",
     {
         "name": "landmarks_mini",
-        "folder": TEST_SETS["landmarks_mini"][0],
-        "gnd": TEST_SETS["landmarks_mini"][1],
+        "folder": "mini_landmarks",
+        "gnd": "gnd_mini_landmarks.pkl",
         "imsize": MINI_SIZE,
         "num_workers": 2,
     },
@@ -88,8 +86,8 @@ dataset_ingredient.add_named_config(
 def _require(value: str | None, option: str) -> str:
     if value is None:
         raise ValueError(
-            f"dataset.{option} is not set; name a set: dataset.{', dataset.'.join(TEST_SETS)} for "
-            "a test, dataset.gldv2 or dataset.gldv2_mini for training"
+            f"dataset.{option} is not set; name a set: dataset.{', dataset.'.join(TEST_SETS)} "
+            "or dataset.landmarks_mini for a test, dataset.gldv2 or dataset.gldv2_mini for training"
         )
     return value
 

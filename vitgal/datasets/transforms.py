@@ -78,8 +78,10 @@ def compress(image: np.ndarray, quality: int) -> np.ndarray:
     """Through JPEG and back."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert ok
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    assert decoded is not None
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 # ------------------------------------------------------------------ geometry
@@ -173,7 +175,7 @@ class Augmentation:
         if rng.random() < self.shift_scale_rotate_p:
             image = self._warp(image, rng)
         if rng.random() < self.crop_p:
-            y, x, h, w = draw_crop(*image.shape[:2], self.crop_scale, rng)
+            y, x, h, w = draw_crop(image.shape[0], image.shape[1], self.crop_scale, rng)
             image = image[y : y + h, x : x + w]
         size = self.input_size
         image = resize(image, size, size)

@@ -1,7 +1,7 @@
 """Files with weights of ViTGaL and XCiT, loaded without anything left out in silence.
 
 A released file holds an autoencoder with its backbone (names retrieval_back_bone.*); training also
-writes files of the retrieval network alone. Both are dicts with the entry "model", and released ones
+writes files of the retrieval network alone. Both are dicts with the entry "model"; released ones
 have the options of their run as an argparse.Namespace, the one further class that is admitted.
 """
 

@@ -6,7 +6,7 @@ those of the published code. The class-attention block is ours: timm's returns n
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import Mlp
@@ -19,7 +19,13 @@ NORM_EPS = 1e-6
 MLP_RATIO = 4.0
 WEIGHT_STD = 0.02  # of linear maps and class tokens at the start
 
-LayerNorm = partial(nn.LayerNorm, eps=NORM_EPS)
+
+class LayerNorm(nn.LayerNorm):
+    """Over the last dimension, with the epsilon of XCiT."""
+
+    def __init__(self, dim: int, **placement: Any) -> None:
+        """`placement`: device and dtype, which newer timm hands on."""
+        super().__init__(dim, eps=NORM_EPS, **placement)
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,12 @@ def make_blocks(sizes: XCiTSizes) -> nn.ModuleList:
         for _ in range(sizes.depth)
     )
     for block in blocks:  # to the end, where the published order of the entries has them
-        block.gamma3 = block._parameters.pop("gamma3")
-        block.norm3, block.local_mp = (block._modules.pop(k) for k in ("norm3", "local_mp"))
+        for entries, name in (
+            ("_parameters", "gamma3"),
+            ("_modules", "norm3"),
+            ("_modules", "local_mp"),
+        ):
+            setattr(block, name, getattr(block, entries).pop(name))
     return blocks
 
 
