@@ -16,9 +16,10 @@ def suppress(
 ) -> np.ndarray:
     """(K,) int64 rows of `boxes` that are kept, best score first.
 
-    `boxes`: (N, 4) as (y1, x1, y2, x2), sides without +1; `scores`: (N,). Of the `top_k` best (None:
-    all) the best is kept and those with an IoU above `overlap` (strictly) with it are dropped, then
-    the best of the rest, and so on. Among equal scores the LATER row comes first (ViTGaL's release).
+    `boxes`: (N, 4) as (y1, x1, y2, x2), sides without +1; `scores`: (N,). Of the `top_k` best
+    (None: all) the best is kept and those with an IoU above `overlap` (strictly) with it are
+    dropped, then the best of the rest, and so on. Among equal scores the LATER row comes first, as
+    in ViTGaL's release.
     ValueError for boxes without area and for scores that are not finite.
     """
     _check(boxes, scores)
@@ -48,7 +49,7 @@ def _check(boxes: np.ndarray, scores: np.ndarray) -> None:
         )
     if not np.isfinite(scores).all():
         raise ValueError(
-            f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite: damaged weights?"
+            f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite (weights?)"
         )
     if len(boxes) and not (boxes[:, 2:] > boxes[:, :2]).all():
         row = int(np.argmin((boxes[:, 2:] > boxes[:, :2]).all(axis=1)))
