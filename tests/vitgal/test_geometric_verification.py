@@ -200,7 +200,7 @@ def test_missing_estimator_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
         raise metadata.PackageNotFoundError
 
     monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(ValueError, match="poselib, which is not installed.*pydegensac"):
+    with pytest.raises(ValueError, match=r"poselib, which is not installed.*pydegensac"):
         str(Verification(estimator="poselib"))
 
 

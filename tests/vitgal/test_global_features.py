@@ -56,7 +56,7 @@ def test_descriptors_that_are_no_numbers_are_an_error() -> None:
 
 
 def test_images_that_vanish_at_the_smallest_scale_are_an_error() -> None:
-    with pytest.raises(ValueError, match="512 x 3 pixels vanish at scale 0.25"):
+    with pytest.raises(ValueError, match=r"512 x 3 pixels vanish at scale 0.25"):
         describe_images(mean_colours, torch.ones(1, 3, 3, 512), True)
 
 

@@ -185,7 +185,7 @@ def test_ranking_of_another_set_is_refused(tmp_path: Path, suffix: str) -> None:
     ):
         load_ranking(path, SIZE, {"set": "a", "gallery": "y"})
     for size in (SetSize(5, 50, 60), SetSize(4, 40, 50), SetSize(4, 50, 50)):
-        with pytest.raises(ValueError, match="another set|no integers|distractors"):
+        with pytest.raises(ValueError, match=r"another set"):
             load_ranking(path, size)
 
 

@@ -147,7 +147,7 @@ def test_compact_store_refuses_what_does_not_fit(tmp_path: Path) -> None:
         CompactStore(tmp_path / "c", "data")
     store = CompactStore(tmp_path / "c", "data", "int8")
     store.save("data/a.jpg", features("a"))
-    with pytest.raises(ValueError, match="width 8, but .* holds width 16"):
+    with pytest.raises(ValueError, match=r"width 8, but .* holds width 16"):
         store.save("data/b.jpg", features("b", width=8))
     far = LocalFeatures(features("b", 1).descriptors, np.array([[0, 40000]]))
     with pytest.raises(ValueError, match="beyond 32767"):
