@@ -92,6 +92,6 @@ def main(
     ranks = start_ranks(cpu)
     run = make_run(ranks)
     start_or_continue(run, None if resume is None else Path(resume), continue_run, eval)
-    metrics = run.validate() if eval else run.run()
+    metrics = run.validate(keep=False) if eval else run.run()
     stop_ranks()
     return metrics

@@ -167,8 +167,11 @@ class TrainingRun:
             raise
         return {**self.progress.metrics, "best_top1": self.progress.best}
 
-    def validate(self) -> dict[str, float]:
-        """Accuracy on the validation images; keeps the weights when they are the best so far."""
+    def validate(self, keep: bool = True) -> dict[str, float]:
+        """Accuracy on the validation images; keeps the weights when they are the best so far.
+
+        `keep` False: only the numbers; no file is written.
+        """
         batches = make_val_batches(
             len(self.val_images), max(1, self.options.batch_size // 2), self.ranks
         )
@@ -185,6 +188,13 @@ class TrainingRun:
         )  # fmt: skip
         for name, value in metrics.items():
             self.log_scalar(f"val.{name}", value, epoch)
+        if keep:
+            self._keep(epoch, metrics)
+        return metrics
+
+    def _keep(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Write the log and the checkpoints after a validation."""
+        progress = self.progress
         if metrics["top1"] >= progress.best:
             progress.best, progress.best_epoch = metrics["top1"], epoch
             if self.ranks.is_first:
@@ -193,7 +203,6 @@ class TrainingRun:
             self._append_log({"epoch": epoch, **metrics, "best_top1": progress.best})
         if self._global_step():
             self._save()
-        return metrics
 
     def _unwrapped(self) -> Stepper:
         """For validation: processes have unequal numbers of batches and must not wait in each."""

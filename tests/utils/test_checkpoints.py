@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoints import describe_difference, load_released, load_state, save_checkpoint
+from utils.checkpoints import (
+    describe_difference,
+    load_released,
+    load_state,
+    load_weights,
+    save_checkpoint,
+)
 
 
 def make_model(width: int = 3) -> nn.Sequential:
@@ -170,3 +176,31 @@ def test_one_changed_byte_of_a_weight_is_noticed(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"flipped\.pt is not a whole checkpoint \(wrong checksum"):
         load_released(model, path)
+
+
+class Options:
+    """Stands for the options of a run that a released file holds as an object of a class."""
+
+    def __init__(self) -> None:
+        self.lr = 0.5
+
+
+def test_allowed_class_is_admitted_for_that_file_alone(tmp_path):
+    path = tmp_path / "with_options.pt"
+    torch.save({"state": make_model().state_dict(), "args": Options()}, path)
+    with pytest.raises(ValueError, match=r"with_options\.pt is not tensors.*Options"):
+        load_state(path)
+    assert load_state(path, allowed=[Options])["args"].lr == 0.5
+    with pytest.raises(ValueError, match="Options"):
+        load_state(path, allowed=[OrderedDict])
+
+
+def test_weights_are_found_under_their_entry_or_alone(tmp_path):
+    state = make_model().state_dict()
+    for content in ({"model": state, "args": Options()}, state):
+        torch.save(content, tmp_path / "file.pt")
+        found = load_weights(tmp_path / "file.pt", "model", allowed=[Options])
+        torch.testing.assert_close(found, dict(state), rtol=0, atol=0)
+    torch.save({"state": state, "epoch": 3}, tmp_path / "file.pt")
+    with pytest.raises(ValueError, match=r"holds no state dict.*'model'.*state, epoch"):
+        load_weights(tmp_path / "file.pt", "model")

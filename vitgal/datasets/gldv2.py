@@ -80,7 +80,7 @@ def split_landmarks(landmarks: Landmarks, split_ratio: float, seed: int) -> Spli
     if not 0 <= split_ratio < 1:
         raise ValueError(f"split_ratio is {split_ratio}, expected a share in [0, 1)")
     if short := [name for name in landmarks.ids if len(name) < 3]:
-        raise ValueError(f"image id {short[0]!r} has fewer than 3 characters: no id of GLDv2")
+        raise ValueError(f"image id {str(short[0])!r} has fewer than 3 characters: no id of GLDv2")
     order = np.argsort(landmarks.landmark_ids, kind="stable")
     _, first, labels = np.unique(
         landmarks.landmark_ids[order], return_index=True, return_inverse=True

@@ -1,5 +1,6 @@
 """Which images a process sees in an epoch, and in which batches."""
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -71,7 +72,12 @@ def make_loader(
 
 
 def _start_worker(_: int) -> None:
-    """Workers share the processor already: each keeps to one thread."""
+    """Workers share the processor already: each keeps to one thread.
+
+    Ctrl-C reaches all processes of a terminal; the training needs its images for the step under way.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
