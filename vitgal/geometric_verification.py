@@ -1,7 +1,7 @@
 """Matches of two images and how many of them agree with one homography.
 
 For each query feature the nearest of the image, in one direction, if it is near enough; then the
-inliers of a homography. Imports no torch: worker processes start quickly.
+inliers of a homography.
 """
 
 import logging
@@ -9,26 +9,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from vitgal.matching import Matches, match_by_distance, match_by_ratio
 from vitgal.stores import LocalFeatures
 
 logger = logging.getLogger(__name__)
 
 MIN_MATCHES = 4  # as many matches or fewer score 0: any four points fit some homography
-CHUNK = 20_000  # features whose products with one query are held at once: they stay in the cache
-ROUNDING = 2e-6  # two inner products of unit vectors in float32 closer than this are compared again
-
-
-class Matches(NamedTuple):
-    """Putative matches of a pair, in the order of the query's features."""
-
-    query_index: np.ndarray  # (M,) int64
-    db_index: np.ndarray  # (M,) int64
-    distance: np.ndarray  # (M,) float32, L2
 
 
 @dataclass(frozen=True)
@@ -75,14 +65,11 @@ class Verification:
         )
 
 
-# ---------------------------------------------------------------------------- matching
-
-
 def match(query: np.ndarray, image: np.ndarray, settings: Verification) -> Matches:
     """Nearest features of `image` (N, D) to those of `query` (M, D), as far as they are accepted.
 
-    Unit rows, float32. Exact: a second nearest that float32 cannot tell from the nearest is
-    compared in float64; equal distances go to the lower index.
+    One direction only: several of the query may share one of the image. Unit rows, float32. Exact;
+    equal distances go to the lower index.
     """
     return match_all(query, [image], settings)[0]
 
@@ -90,102 +77,10 @@ def match(query: np.ndarray, image: np.ndarray, settings: Verification) -> Match
 def match_all(
     query: np.ndarray, images: Sequence[np.ndarray], settings: Verification
 ) -> list[Matches]:
-    """`match` of one query with several images, by one matrix product per chunk of them."""
-    found: list[Matches] = []
-    chunk: list[np.ndarray] = []
-    for image in images:
-        _check_width(query, image)
-        if chunk and sum(map(len, chunk)) + len(image) > CHUNK:
-            found += _match_chunk(query, chunk, settings)
-            chunk = []
-        chunk.append(image)
-    return found + _match_chunk(query, chunk, settings)
-
-
-def _check_width(query: np.ndarray, image: np.ndarray) -> None:
-    if query.ndim != 2 or image.ndim != 2 or query.shape[1] != image.shape[1]:
-        raise ValueError(
-            f"descriptors are {query.shape} and {image.shape}, expected (M, D) and (N, D) of one "
-            "model; extract them again"
-        )
-
-
-def _match_chunk(
-    query: np.ndarray, images: list[np.ndarray], settings: Verification
-) -> list[Matches]:
-    filled = [image for image in images if len(image)]
-    if not filled or not len(query):
-        return [_no_matches() for _ in images]
-    products = query @ np.concatenate(filled).T
-    found, start = [], 0
-    for image in images:
-        part = products[:, start : start + len(image)]
-        start += len(image)
-        if not len(image):
-            found.append(_no_matches())
-        elif settings.use_ratio_test:
-            found.append(_match_by_ratio(query, image, part, settings.matching_threshold))
-        else:
-            found.append(_match_by_distance(query, image, part, settings.max_distance))
-    return found
-
-
-def _no_matches() -> Matches:
-    empty = np.zeros(0, np.int64)
-    return Matches(empty, empty, np.zeros(0, np.float32))
-
-
-def _match_by_distance(
-    query: np.ndarray, image: np.ndarray, products: np.ndarray, max_distance: float
-) -> Matches:
-    nearest = products.argmax(axis=1)
-    best = products[np.arange(len(query)), nearest]
-    rows = np.flatnonzero(best > 1 - max_distance**2 / 2 - ROUNDING)
-    nearest = nearest[rows]
-    _settle(query, image, products, rows, best[rows], nearest)
-    distance = _distances(query[rows], image[nearest])
-    kept = distance < max_distance
-    return Matches(rows[kept], nearest[kept], distance[kept].astype(np.float32))
-
-
-def _settle(
-    query: np.ndarray,
-    image: np.ndarray,
-    products: np.ndarray,
-    rows: np.ndarray,
-    best: np.ndarray,
-    nearest: np.ndarray,
-) -> None:
-    """Decide in float64, in place, which feature is `nearest` where float32 cannot."""
-    rivals = products[rows] > (best - ROUNDING)[:, None]
-    for i in np.flatnonzero(np.count_nonzero(rivals, axis=1) > 1):
-        candidates = np.flatnonzero(rivals[i])
-        distance = _distances(query[rows[i]][None], image[candidates])
-        nearest[i] = candidates[distance.argmin()]
-
-
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(M,) float64 L2 distances of rows."""
-    difference = a.astype(np.float64) - b.astype(np.float64)
-    return np.sqrt(np.einsum("md,md->m", difference, difference))
-
-
-def _match_by_ratio(
-    query: np.ndarray, image: np.ndarray, products: np.ndarray, threshold: float
-) -> Matches:
-    """Nearest, if nearer than `threshold` times the second nearest; no limit of the distance."""
-    if len(image) < 2:
-        return _no_matches()
-    two = np.argpartition(-products, 1, axis=1)[:, :2]
-    rows = np.arange(len(query))
-    distances = np.stack([_distances(query, image[two[:, k]]) for k in (0, 1)], axis=1)
-    first = distances.argmin(axis=1)
-    nearest, second = distances[rows, first], distances[rows, 1 - first]
-    kept = nearest < threshold * second
-    return Matches(rows[kept], two[rows, first][kept], nearest[kept].astype(np.float32))
-
-
-# ---------------------------------------------------------------------------- homography
+    """`match` of one query with several images."""
+    if settings.use_ratio_test:
+        return list(match_by_ratio(query, images, settings.matching_threshold))
+    return match_by_distance(query, images, settings.max_distance)
 
 
 def _pydegensac(source: np.ndarray, target: np.ndarray, settings: Verification) -> np.ndarray:

@@ -4,17 +4,20 @@ Scoring needs to know where the benchmark images stand, and reranking the head o
 these two are kept: distractors beyond the head are counted, not listed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from utils import knn
+from utils.knn_exact import DOUBLE, defined_scores
 from utils.revisited import GroundTruth, evaluate_ranks
 
 TILE = 65536  # gallery vectors whose scores are computed together
-SCORE_BUDGET = 512 << 20  # bytes of the scores that are held at once
+KEY_BUDGET = 512 << 20  # bytes of sort keys that are held for whole rankings
+PAIRS = 4096  # of a tile, whose sums are taken in the defined order at once
+INDEX = 0xFFFFFFFF  # part of a key that is the index
 HEAD = 1000  # entries of each list that are kept by default
 
 
@@ -87,6 +90,34 @@ def from_full_ranks(ranks: np.ndarray, n_benchmark: int, head: int = HEAD) -> Gl
     return GlobalRanking(ranks[:, :head].astype(np.int64), positions, ranks.shape[1])
 
 
+def score_tile(queries: np.ndarray, tile: np.ndarray) -> np.ndarray:
+    """(Q, T) float32 inner products as `utils.knn` defines them: float64 sums, rounded.
+
+    Where the order of a sum could change its rounding, the defined order is taken.
+    """
+    wide = tile.astype(np.float64)
+    sums = queries.astype(np.float64) @ wide.T
+    lengths = [np.sqrt(np.einsum("nd,nd->n", part, part)).max() for part in (queries, wide)]
+    error = 2 * (tile.shape[1] + 4) * DOUBLE * float(lengths[0]) * float(lengths[1])
+    scores = (sums + error).astype(np.float32)
+    rows, columns = np.nonzero((sums - error).astype(np.float32) != scores)
+    for at in range(0, len(rows), PAIRS):
+        r, c = rows[at : at + PAIRS], columns[at : at + PAIRS]
+        scores[r, c] = defined_scores(queries[r], tile[c], "ip")
+    return scores + np.float32(0)  # no -0: it would sort before 0
+
+
+def rank_keys(scores: np.ndarray, first: int) -> np.ndarray:
+    """int64 keys of (..., T) float32 scores; rising keys: falling score, then rising index.
+
+    The lower 32 bits are the index, from `first` on.
+    """
+    bits = (-scores + np.float32(0)).view(np.int32)
+    rising = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+    indices = np.arange(first, first + scores.shape[-1], dtype=np.int64)
+    return (rising.astype(np.int64) << 32) | indices
+
+
 def rank_database(
     queries: np.ndarray,
     gallery: np.ndarray,
@@ -94,49 +125,85 @@ def rank_database(
     head: int = HEAD,
     full: np.ndarray | None = None,
     progress: bool = True,
-    **options: Any,
 ) -> GlobalRanking:
     """Rank gallery and distractors by inner product with each query; ties to the lower index.
 
     `queries` (Q, D), `gallery` (n_benchmark, D), `distractors` (N, D): unit rows, float32; arrays
     or memory maps, of which a tile is read at a time. `full`: (n_database, Q) integers (a memory
     map, say) that receive the whole rankings, a column per query, as published. Scores are those of
-    `utils.knn`, the same on every machine; `options` go there. Holds about 0.5 GB.
+    `utils.knn`, the same on every machine.
     """
     parts = [gallery] if distractors is None or not len(distractors) else [gallery, distractors]
-    n_database = sum(map(len, parts))
-    rows = max(1, SCORE_BUDGET // (4 * n_database))
+    for name, part in zip(("queries", *("database",) * len(parts)), (queries, *parts), strict=True):
+        if part.ndim != 2 or part.shape[1] != gallery.shape[1]:
+            raise ValueError(
+                f"{name} are {part.shape}, the gallery {gallery.shape}: descriptors of two models"
+            )
+    tiles = _Tiles(parts)
+    with tqdm(total=len(tiles), desc="search", unit="tile", disable=not progress) as bar:
+        if full is None:
+            return _rank_streaming(queries, tiles, head, bar)
+        return _rank_fully(queries, tiles, head, full, bar)
+
+
+class _Tiles:
+    """Stretches of the database, with their first index; the first one is the whole gallery."""
+
+    def __init__(self, parts: list[np.ndarray]) -> None:
+        self.parts = parts
+        self.n_benchmark, self.n_database = len(parts[0]), sum(map(len, parts))
+
+    def __len__(self) -> int:
+        return 1 + sum(-(-len(part) // TILE) for part in self.parts[1:])
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        yield 0, self.parts[0]
+        for part in self.parts[1:]:
+            for start in range(0, len(part), TILE):
+                yield self.n_benchmark + start, part[start : start + TILE]
+
+
+def _rank_streaming(queries: np.ndarray, tiles: _Tiles, head: int, bar: tqdm) -> GlobalRanking:
+    """Keeps the best of each tile, and counts the distractors above each gallery image."""
+    stream = iter(tiles)
+    keys = np.sort(rank_keys(score_tile(queries, next(stream)[1]), 0), axis=1)
+    above = np.zeros((len(queries), tiles.n_benchmark + 1), np.int64)
+    best = keys[:, :head]
+    bar.update()
+    for first, tile in stream:
+        theirs = rank_keys(score_tile(queries, tile), first)
+        n = min(head, theirs.shape[1])
+        for row, own, new in zip(above, keys, theirs, strict=True):
+            # each distractor counts for the gallery images that stand after it
+            row += np.bincount(np.searchsorted(own, new), minlength=len(row))
+        theirs.partition(n - 1, axis=1)
+        best = np.sort(np.concatenate([best, theirs[:, :n]], axis=1), axis=1)[:, :head]
+        bar.update()
+    places = np.arange(tiles.n_benchmark) + np.cumsum(above, axis=1)[:, :-1]
+    positions = np.empty(places.shape, np.int32)
+    np.put_along_axis(positions, keys & INDEX, places.astype(np.int32), axis=1)
+    return GlobalRanking(best & INDEX, positions, tiles.n_database)
+
+
+def _rank_fully(
+    queries: np.ndarray, tiles: _Tiles, head: int, full: np.ndarray, bar: tqdm
+) -> GlobalRanking:
+    """Holds the keys of some queries with the whole database, sorts them and writes the ranks."""
+    rows = max(1, KEY_BUDGET // (8 * tiles.n_database))
+    bar.total = len(tiles) * -(-len(queries) // rows)
     rankings = []
-    tiles = sum(-(-len(part) // TILE) for part in parts)
-    with tqdm(
-        total=tiles * -(-len(queries) // rows), desc="search", unit="tile", disable=not progress
-    ) as bar:
-        for start in range(0, len(queries), rows):
-            scores = _score(queries[start : start + rows], parts, n_database, bar, options)
-            for offset, row in enumerate(scores):
-                ranked = np.argsort(-row, kind="stable")
-                if full is not None:
-                    full[:, start + offset] = ranked
-                rankings.append(from_full_ranks(ranked[None], len(gallery), head))
-            del scores
+    for start in range(0, len(queries), rows):
+        block = queries[start : start + rows]
+        keys = np.empty((len(block), tiles.n_database), np.int64)
+        for first, tile in tiles:
+            keys[:, first : first + len(tile)] = rank_keys(score_tile(block, tile), first)
+            bar.update()
+        keys.sort(axis=1)
+        keys &= INDEX
+        full[:, start : start + len(block)] = keys.T
+        rankings.append(from_full_ranks(keys, tiles.n_benchmark, head))
     return GlobalRanking(
         np.concatenate([one.head for one in rankings]),
         np.concatenate([one.positions for one in rankings]),
-        n_database,
+        tiles.n_database,
     )
-
-
-def _score(
-    queries: np.ndarray, parts: list[np.ndarray], n_database: int, bar: tqdm, options: dict
-) -> np.ndarray:
-    """(Q, n_database) float32 inner products, tile by tile."""
-    scores = np.empty((len(queries), n_database), np.float32)
-    first = 0
-    for part in parts:
-        for start in range(0, len(part), TILE):
-            tile = part[start : start + TILE]
-            values, columns = knn.search(queries, tile, len(tile), progress=False, **options)
-            np.put_along_axis(scores[:, first : first + len(tile)], columns, values, axis=1)
-            first += len(tile)
-            bar.update()
-    return scores

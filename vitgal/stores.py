@@ -17,6 +17,7 @@ from utils.paths import atomic_path, require_file
 logger = logging.getLogger(__name__)
 
 KINDS = ("float16", "int8")  # of compact stores
+NOT_UNIT = 1e-3  # of a squared length from 1, beyond rounding
 MAX_LOCATION = np.iinfo(np.int16).max
 
 
@@ -68,8 +69,12 @@ def check_features(features: LocalFeatures, where: str) -> LocalFeatures:
             f"{locations.dtype} {locations.shape}, expected floats (K, D) and integers (K, 2); "
             "extract this image again with overwrite=True"
         )
-    if not np.isfinite(descriptors).all():
-        raise ValueError(f"{where} holds NaN or inf; extract this image again with overwrite=True")
+    squares = np.einsum("kd,kd->k", descriptors, descriptors)
+    if not (np.abs(squares - 1) < NOT_UNIT).all():  # a NaN is not below either
+        raise ValueError(
+            f"{where} holds descriptors that have not unit length (or NaN); extract this image "
+            "again with overwrite=True"
+        )
     return features
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.golden_recipe import load_outputs
 from tests.vitgal.golden_pairs import CASES, FILE, SYSTEM, golden_pair, unit_rows
-from vitgal import geometric_verification
+from vitgal import geometric_verification, matching
 from vitgal.geometric_verification import (
     MIN_MATCHES,
     Matches,
@@ -70,9 +70,28 @@ def test_matches_equal_the_loop_also_among_near_duplicates() -> None:
     image[20:] = unit_rows(image[:20] + 1e-7 * rng.standard_normal((20, 16)))
     query = unit_rows(image[:30] + 0.1 * rng.standard_normal((30, 16)))
     for max_distance in (0.3, 0.45, 2.0):
-        found = match(query, image, Verification(max_distance=max_distance))
-        pairs = list(zip(found.query_index.tolist(), found.db_index.tolist(), strict=True))
-        assert pairs == match_by_loop(query, image, max_distance)
+        for bf16 in (False, True):
+            (found,) = matching.match_by_distance(query, [image], max_distance, bf16)
+            pairs = list(zip(found.query_index.tolist(), found.db_index.tolist(), strict=True))
+            assert pairs == match_by_loop(query, image, max_distance)
+
+
+def test_of_equal_distances_the_lower_row_is_taken() -> None:
+    image = np.repeat(np.eye(3, 8, dtype=np.float32), 4, axis=0)
+    for bf16 in (False, True):
+        (found,) = matching.match_by_distance(image, [image], 0.5, bf16)
+        assert found.db_index.tolist() == [0] * 4 + [4] * 4 + [8] * 4
+
+
+@pytest.mark.parametrize("width", [8, 128])
+def test_products_are_within_the_error_that_is_assumed(width: int) -> None:
+    rng = np.random.default_rng(2)
+    query, image = (unit_rows(rng.standard_normal((200, width))) for _ in range(2))
+    image[:50] = query[:50]
+    exact = query.astype(np.float64) @ image.T.astype(np.float64)
+    for bf16 in (False, True):
+        multiply, error = matching.multiplier(query, bf16)
+        assert np.abs(multiply(image) - exact).max() < error
 
 
 def test_distance_equal_to_the_limit_is_no_match() -> None:
@@ -98,8 +117,8 @@ def test_several_images_at_once_give_what_single_ones_give(monkeypatch) -> None:
     pairs = [golden_pair(case) for case in CASES]
     none = LocalFeatures(np.zeros((0, 128), np.float32), np.zeros((0, 2), np.int64))
     query, images = pairs[0][0], [image for _, image in pairs] + [none]
-    for chunk in (1, 700, 10**6):
-        monkeypatch.setattr(geometric_verification, "CHUNK", chunk)
+    for chunk in (1, 9000, 10**6):
+        monkeypatch.setattr(matching, "CHUNK", chunk)
         together = match_all(query.descriptors, [i.descriptors for i in images], Verification())
         for image, found in zip(images, together, strict=True):
             alone = match(query.descriptors, image.descriptors, Verification())

@@ -7,6 +7,7 @@ import pytest
 
 from tests.golden_recipe import array, load_manifest, load_outputs
 from tests.vitgal.golden_pairs import unit_rows
+from utils import knn
 from utils.revisited import GroundTruth, evaluate_ranks
 from vitgal import global_ranking, rank_files
 from vitgal.global_ranking import GlobalRanking, from_full_ranks, rank_database
@@ -79,13 +80,32 @@ def test_leaving_junk_to_the_end_as_the_release_does_gives_the_same_map(toy) -> 
 def vectors(name: str, n: int) -> np.ndarray:
     rows = unit_rows(array(f"vitgal/test/{name}", (n, 8)))
     rows[n // 2] = rows[0]  # an exact tie
+    if name == "r":
+        rows[3] = vectors("g", 50)[7]  # and one of a distractor with a gallery image
     return rows
+
+
+def test_scores_are_those_of_the_exact_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the order of a sum decides how it is rounded: made frequent here."""
+    queries, tile = vectors("q", 6), vectors("t", 300)
+    values, columns = knn.search(queries, tile, 300, progress=False)
+    for double in (global_ranking.DOUBLE, 1e-9):
+        monkeypatch.setattr(global_ranking, "DOUBLE", double)
+        found = global_ranking.score_tile(queries, tile)
+        np.testing.assert_array_equal(np.take_along_axis(found, columns, axis=1), values)
+        ranked = np.sort(global_ranking.rank_keys(found, 0), axis=1) & global_ranking.INDEX
+        np.testing.assert_array_equal(ranked, columns)
+
+
+def test_descriptors_of_two_models_are_not_ranked() -> None:
+    with pytest.raises(ValueError, match="descriptors of two models"):
+        rank_database(np.ones((2, 3), "f4"), np.ones((4, 5), "f4"), progress=False)
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(global_ranking, "TILE", 37)
-    monkeypatch.setattr(global_ranking, "SCORE_BUDGET", 4 * 200 * 2)  # two queries at a time
+    monkeypatch.setattr(global_ranking, "KEY_BUDGET", 8 * 200 * 2)  # two queries at a time
     monkeypatch.setattr(rank_files, "BLOCK", 19)
 
 
@@ -100,7 +120,10 @@ def test_blockwise_ranking_equals_the_full_table(small_blocks, tmp_path, n_distr
     expected = np.argsort(-scores, axis=1, kind="stable")
     path = tmp_path / "global_rank.npy"
     with full_rank_file(path, len(everything), 5) as full:
-        found = rank_database(queries, gallery, distractors, 20, full, progress=False)
+        whole = rank_database(queries, gallery, distractors, 20, full, progress=False)
+    found = rank_database(queries, gallery, distractors, 20, progress=False)
+    np.testing.assert_array_equal(found.head, whole.head)
+    np.testing.assert_array_equal(found.positions, whole.positions)
     np.testing.assert_array_equal(found.head, expected[:, :20])
     np.testing.assert_array_equal(found.positions, np.argsort(expected, axis=1)[:, :50])
     published = np.load(path)

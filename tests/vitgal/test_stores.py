@@ -70,7 +70,8 @@ def test_missing_features_name_the_image_and_the_remedy(tmp_path: Path) -> None:
     [
         (np.zeros((3, 4), np.float32), np.zeros((2, 2), np.int64), r"expected floats \(K, D\)"),
         (np.zeros((3, 4), np.float32), np.zeros((3, 2)), "integers"),
-        (np.full((1, 4), np.nan, np.float32), np.zeros((1, 2), np.int64), "NaN"),
+        (np.full((1, 4), np.nan, np.float32), np.zeros((1, 2), np.int64), "unit length"),
+        (np.ones((1, 4), np.float32), np.zeros((1, 2), np.int64), "unit length"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path: Path, descriptors, locations, message: str) -> None:
