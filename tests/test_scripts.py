@@ -41,6 +41,15 @@ NAMED = {
         *(f"train_{feature}" for feature in FEATURES),
         *("eval_mini_global", "eval_mini_rerank", "train_mini"),
     ),
+    "vitgal/scripts": (
+        *(
+            row
+            for v in ("s12", "s24")
+            for s in ("roxf", "rpar", "roxf_1m", "rpar_1m")
+            for row in (f"eval_{v}_{s}_global", f"extract_{v}_{s}", f"eval_{v}_{s}_rerank")
+        ),
+        *("eval_mini_untrained", "eval_mini_global", "extract_mini", "eval_mini_rerank"),
+    ),
 }
 
 

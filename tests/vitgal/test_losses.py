@@ -27,9 +27,9 @@ def numbers(name: str, shape: tuple[int, ...], scale: float = 1.0) -> torch.Tens
     return torch.from_numpy(array(f"{SYSTEM}/loss/{name}", shape, scale))
 
 
-def check(actual: torch.Tensor, expected: np.ndarray, **tolerance: float) -> None:
+def check(actual: torch.Tensor, expected: np.ndarray, rtol: float, atol: float) -> None:
     torch.testing.assert_close(
-        actual.reshape(expected.shape), torch.from_numpy(expected), **tolerance
+        actual.reshape(expected.shape), torch.from_numpy(expected), rtol=rtol, atol=atol
     )
 
 

@@ -47,7 +47,7 @@ def write_test_set(root: Path, folder: str, gnd: str) -> Path:
     """Two queries and three gallery images, all of them empty files."""
     images = root / folder / "jpg"
     images.mkdir(parents=True)
-    truth = {
+    truth: dict[str, list] = {
         "imlist": ["b", "a", "c"],
         "qimlist": ["q1", "q0"],
         "gnd": [

@@ -19,7 +19,7 @@ TEST_SETS = {  # folder below data_path, ground truth in it
     "rparis6k": ("paris6k", "gnd_rparis6k.pkl"),
 }
 R1M_PATH = "data/revisitop1m/jpg"
-MINI_SIZE = 144  # pixels; the drawn photographs have about 256
+MINI_SIZE = 128  # pixels; the drawn photographs have 240 x 320
 
 
 @dataset_ingredient.config
@@ -78,7 +78,11 @@ dataset_ingredient.add_named_config(
         "name": "gldv2_mini",
         "data_path": "data/mini_gldv2",
         "input_size": MINI_SIZE,
+        "batch_size": 32,
         "num_workers": 2,
+        # milder than published: a short training from scratch does not get to where these pay
+        "color_jitter": 0.1,
+        "cutout_p": 0.0,
     },
 )
 

@@ -34,10 +34,11 @@ model_ingredient.add_named_config(
     "xcit_mini",
     {
         "name": "xcit_retrievalv2_mini",
-        "embed_dim": 192,
+        "embed_dim": 96,
         "depth": 4,
         "num_heads": 4,
         "drop_path": 0.0,
+        "code_dim": 48,
     },
 )
 
