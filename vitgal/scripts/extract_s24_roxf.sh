@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # ViTGaL, XCiT-S24: local features of the images that reranking on ROxf needs.
-# Needs:    the output of eval_s24_roxf_global.sh, vitgal/vitgal_ckpts/s24.pth.
+# Needs:    the output of eval_s24_roxf_global.sh, vitgal/vitgal_ckpts/vitgal_s24.pth.
 # Writes:   logs/local_s24/ (images that have features already are kept), logs/extract_s24_roxf/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m vitgal.extract_local_features -F logs/extract_s24_roxf \
-    with dataset.roxford5k model.xcit_s24 weight_path=vitgal/vitgal_ckpts/s24.pth \
+    with dataset.roxford5k model.xcit_s24 weight_path=vitgal/vitgal_ckpts/vitgal_s24.pth \
     list_extract_paths=logs/eval_s24_roxf_global/rerank_path.txt \
     descriptor_output_dir=logs/local_s24/Descriptions location_output_dir=logs/local_s24/Locations "$@"
