@@ -230,7 +230,7 @@ class TrainingRun:
             save_run(self.checkpoint, self.parts, self.setup)
 
     def _loader(
-        self, images: LandmarkImages, batches: list[list[int]], epoch: int
+        self, images: LandmarkImages, batches: list[list[int]] | np.ndarray, epoch: int
     ) -> Iterator[Batch]:
         options = self.options
         return make_loader(images, batches, epoch, options.num_workers, options.pin_mem)

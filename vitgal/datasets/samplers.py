@@ -1,9 +1,10 @@
 """Which images a process sees in an epoch, and in which batches."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -11,7 +12,6 @@ from utils.distributed import Ranks
 from vitgal.datasets.gldv2 import LandmarkImages
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (B, 3, S, S) float32, (B,) int64
-Keys = list[tuple[int, int]]  # (epoch, index) of the images of a batch
 
 
 class EpochBatches:
@@ -41,30 +41,42 @@ class EpochBatches:
         """Batches per epoch."""
         return self.images_per_rank // self.batch_size
 
-    def draw(self, epoch: int) -> list[list[int]]:
-        """Indices of the images of each batch of this process."""
+    def draw(self, epoch: int) -> np.ndarray:
+        """(batches, batch_size) int64: indices of the images of each batch of this process."""
         generator = torch.Generator().manual_seed(self.seed + epoch)
-        order = torch.randperm(self.num_images, generator=generator).tolist()
-        order += order[: self.images_per_rank * self.ranks.world - len(order)]
-        mine = order[self.ranks.rank :: self.ranks.world]
-        size = self.batch_size
-        return [mine[i * size : (i + 1) * size] for i in range(len(self))]
+        order = torch.randperm(self.num_images, generator=generator).numpy()
+        missing = self.images_per_rank * self.ranks.world - len(order)
+        mine = np.concatenate([order, order[:missing]])[self.ranks.rank :: self.ranks.world]
+        return mine[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+
+
+class _Keys(Sized, Iterable[list[tuple[int, int]]]):
+    """(epoch, index) of the images of each batch, made when they are asked for."""
+
+    def __init__(self, batches: Sequence[Sequence[int]] | np.ndarray, epoch: int) -> None:
+        self.batches, self.epoch = batches, epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.batches:
+            yield [(self.epoch, int(index)) for index in batch]
 
 
 def make_loader(
     images: LandmarkImages,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[int]] | np.ndarray,
     epoch: int,
     num_workers: int,
     pin_memory: bool,
 ) -> Iterator[Batch]:
     """The batches in order, read ahead by `num_workers` processes."""
-    keys: list[Keys] = [[(epoch, index) for index in batch] for batch in batches]
     return iter(
         DataLoader(
             images,
-            batch_sampler=keys,
-            num_workers=min(num_workers, len(keys)),
+            batch_sampler=_Keys(batches, epoch),
+            num_workers=min(num_workers, len(batches)),
             pin_memory=pin_memory and torch.cuda.is_available(),
             worker_init_fn=_start_worker,
         )
@@ -74,7 +86,7 @@ def make_loader(
 def _start_worker(_: int) -> None:
     """Workers share the processor already: each keeps to one thread.
 
-    Ctrl-C reaches all processes of a terminal; the training needs its images for the step under way.
+    Ctrl-C reaches all processes of a terminal; training needs its images for the step under way.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
