@@ -134,9 +134,8 @@ def test_autoencoder_learns_to_rebuild_the_tokens(folder, tmp_path, backbone):
 
 @pytest.mark.parametrize("stage", list(EXPERIMENTS))
 def test_files_are_the_published_ones_and_load_strictly(folder, tmp_path, backbone, stage):
-    train(folder, tmp_path, stage, pretrained_backbone=str(backbone), keep_epochs=True) if (
-        stage == "autoencoder"
-    ) else train(folder, tmp_path, stage, keep_epochs=True)
+    start = {"pretrained_backbone": str(backbone)} if stage == "autoencoder" else {}
+    train(folder, tmp_path, stage, keep_epochs=True, **start)
     names = ("best_model.pth", "checkpoint.pth", "log.txt")
     copies = [f"checkpoint_model_epoch_{epoch}.pth" for epoch in (0, 1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, *copies])
