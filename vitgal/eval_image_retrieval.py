@@ -76,7 +76,7 @@ def config():
 
 @ex.named_config
 def mini():
-    """Verification on the generated set, whose pictures are smaller."""
+    # verification on the generated set, whose pictures are smaller
     max_distance = TABLED["mini"].max_distance
     max_reprojection_error = TABLED["mini"].max_reprojection_error
 

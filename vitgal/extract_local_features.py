@@ -53,8 +53,7 @@ def config():
 
 @ex.named_config
 def mini():
-    """The generated set: pictures are smaller."""
-    image_size = 256
+    image_size = 256  # the generated set: pictures are smaller
 
 
 @ex.capture

@@ -39,7 +39,7 @@ def load_rgb(path: str | Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(
-            f"{path} is not a picture that OpenCV can read; fetch it again or take it out of the set"
+            f"{path} is not a picture that OpenCV can read; fetch it again or leave it out"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
