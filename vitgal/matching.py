@@ -13,6 +13,8 @@ import numpy as np
 
 SINGLE, BRAIN = 2.0**-24, 2.0**-9  # unit round-offs of float32 and bfloat16
 UNIT = 1e-6  # how far the length of a row may be from 1 by rounding, which distances notice
+MANY = 16  # candidates per row of the query from which on float32 products are taken
+PAIRS = 16384  # candidates whose exact distances are computed at once
 CHUNK = 1_000_000  # rows of images times rows of the query whose products are held at once
 
 
@@ -38,9 +40,14 @@ def has_quick_bf16() -> bool:
     return multiplies_bf16(torch.device("cpu"))
 
 
+def single_error(width: int) -> float:
+    """Largest error of a float32 product of unit rows, and what their lengths add."""
+    return (width + 4) * SINGLE + UNIT
+
+
 def multiplier(query: np.ndarray, bf16: bool) -> tuple[Multiply, float]:
     """What multiplies images with `query` (M, D), and the largest error E of a product."""
-    error = (query.shape[1] + 4) * SINGLE + UNIT
+    error = single_error(query.shape[1])
     if not bf16:
         return lambda image: query @ image.T, error
     import torch
@@ -72,11 +79,14 @@ def match_by_distance(
         if not len(query) or not len(image):
             found.append(NO_MATCHES)
             continue
-        parts = (
-            _candidates(multiply(image), least, 2 * error)
-            if len(query) * len(image) <= CHUNK * 4
-            else _candidates_in_blocks(query, image, least, 2 * error)
-        )
+        crowded = len(query) * len(image) > CHUNK * 4
+        if not crowded:
+            parts = _candidates(multiply(image), least, 2 * error)
+            crowded = len(parts[0]) > MANY * len(
+                query
+            )  # much alike: finer products tell more apart
+        if crowded:
+            parts = _candidates_in_blocks(query, image, least, 2 * single_error(query.shape[1]))
         found.append(_nearest(query, image, *parts, max_distance))
     return found
 
@@ -120,7 +130,12 @@ def _nearest(
     """Of candidate pairs, sorted by row and column, the nearest of each row, if near enough."""
     if not len(rows):
         return NO_MATCHES
-    distance = distances(query[rows], image[columns])
+    distance = np.concatenate(
+        [
+            distances(query[rows[at : at + PAIRS]], image[columns[at : at + PAIRS]])
+            for at in range(0, len(rows), PAIRS)
+        ]
+    )
     first = np.flatnonzero(np.diff(rows, prepend=-1))  # of each row
     smallest = np.minimum.reduceat(distance, first)
     count = np.diff(np.append(first, len(rows)))

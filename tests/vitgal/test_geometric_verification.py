@@ -77,6 +77,18 @@ def test_matches_equal_the_loop_also_among_near_duplicates() -> None:
             assert pairs == match_by_loop(query, image, max_distance)
 
 
+def test_descriptors_that_are_much_alike_are_matched_exactly(monkeypatch) -> None:
+    """As before training: bfloat16 leaves nearly every pair open, so float32 is asked."""
+    rng = np.random.default_rng(3)
+    query, image = (unit_rows(1 + 0.01 * rng.standard_normal((n, 16))) for n in (60, 70))
+    monkeypatch.setattr(matching, "PAIRS", 7)
+    for bf16 in (False, True):
+        (found,) = matching.match_by_distance(query, [image], 0.02, bf16)
+        pairs = list(zip(found.query_index.tolist(), found.db_index.tolist(), strict=True))
+        assert pairs == match_by_loop(query, image, 0.02)
+        assert pairs
+
+
 def test_of_equal_distances_the_lower_row_is_taken() -> None:
     image = np.repeat(np.eye(3, 8, dtype=np.float32), 4, axis=0)
     for bf16 in (False, True):
