@@ -70,7 +70,7 @@ class ImageList(Dataset[tuple[Tensor, int, int]]):
 
     def origin(self) -> dict[str, Any]:
         """What a neighbour table of these images is made from: plain values for its record."""
-        labels = hashlib.sha256(np.ascontiguousarray(self.labels, dtype="<i8")).hexdigest()
+        labels = hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
         return {"images": hash_names(self.paths), "labels": labels, "count": len(self)}
 
 

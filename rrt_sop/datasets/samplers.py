@@ -191,7 +191,7 @@ class TripletSampler:
         return np.stack([anchors, positives, self.negatives[anchors, k]], axis=1)
 
     def draw_batches(self) -> list[np.ndarray]:
-        """One epoch: batches (3 T,) int64, anchor, positive, negative, anchor, ...; last smaller."""
+        """One epoch: batches (3 T,) int64, anchor, positive, negative, anchor, ...; rest last."""
         triplets = self.draw_epoch()
         cuts = range(self.triplets_per_batch, len(triplets), self.triplets_per_batch)
         return [batch.reshape(-1) for batch in np.split(triplets, cuts)]
