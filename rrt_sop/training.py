@@ -71,7 +71,7 @@ class GlobalStage:
 
     def _embed(self, net: RerankNet, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            features = net.global_feature(net.stages(images)[-1])
+            features = net.embed_global(images)
         return nn.functional.normalize(features.float(), dim=1)
 
     def _gather(self, net: RerankNet, own: Tensor | None, batch: Batch) -> Tensor:
@@ -118,7 +118,7 @@ class RerankStage:
             return batch.labels.new_zeros(()).float(), batch.labels.new_zeros(())
         kind = batch.images.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast):
-            maps = net.remap_local(net.stages(batch.images)[-1])
+            maps = net.embed_local(batch.images)
             logits = triplet_logits(net.matcher, maps)
         loss, correct = pair_loss(logits.float())
         (loss / self.count(batch)).backward()
