@@ -99,8 +99,12 @@ def load_training(
 
 
 @ex.capture
-def load_table(queries: ImageList, gallery: ImageList | None, cache_nn_inds: str) -> np.ndarray:
+def load_table(
+    queries: ImageList, gallery: ImageList | None, cache_nn_inds: str, rerank_depth: int
+) -> np.ndarray:
     """(Q, K) neighbours of the test images."""
+    if rerank_depth < 1:
+        raise ValueError(f"rerank_depth is {rerank_depth}, expected at least 1 column")
     path = require_file(
         cache_nn_inds,
         "run rrt_scripts/eval_global_r50.sh (or the one of your model) first and give its "

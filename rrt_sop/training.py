@@ -38,6 +38,13 @@ class GlobalStage:
     unit: int = 1  # images that stay together when a batch is shared out
     items: str = "images"
 
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or (self.chunk is not None and self.chunk < 1):
+            raise ValueError(
+                f"temperature is {self.temperature}, chunk is {self.chunk}: expected > 0, and None "
+                "or at least 1"
+            )
+
     def count(self, batch: Batch) -> int:
         """Items that the sums of a global batch are over."""
         return len(batch.labels)
