@@ -1,4 +1,4 @@
-"""What drawn scenes have in common: colours, ornaments, words, textures, light and camera.
+"""What drawn scenes have in common: colours, ornaments, words, textures.
 
 Everything follows from the random generators handed in.
 """
@@ -74,23 +74,3 @@ def texture(base: tuple[int, ...], noise: np.ndarray, w: int, h: int) -> Image:
     """A surface of one colour with the coarse grid `noise` (a, b, 1) spread over it."""
     spread = cv2.resize(noise, (w, h), interpolation=cv2.INTER_CUBIC)[..., None]
     return np.clip(spread + np.array(base), 0, 255).astype(np.uint8)
-
-
-def expose(img: Image, rng: np.random.Generator, night: bool, blur: float) -> Image:
-    """Light, colour cast, lens blur and sensor noise."""
-    gain, lift = rng.uniform(0.6, 1.35), rng.uniform(-25, 25)
-    cast = rng.uniform(0.85, 1.15, 3)
-    noise = rng.uniform(1.0, 5.0)
-    if night:
-        gain, lift, noise = rng.uniform(0.18, 0.4), rng.uniform(0, 12), rng.uniform(4.0, 9.0)
-        cast = np.array([rng.uniform(0.6, 0.9), rng.uniform(0.8, 1.0), rng.uniform(1.0, 1.3)])
-    h, w = img.shape[:2]
-    shade = cv2.resize(
-        rng.uniform(0.75, 1.25, (3, 3)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC
-    )
-    light = (gain * cast).astype(np.float32) * np.asarray(shade)[..., None]
-    out = img.astype(np.float32) * light + np.float32(lift)
-    if blur > 0.3:
-        out = np.asarray(cv2.GaussianBlur(out, (0, 0), blur))
-    out += rng.standard_normal((h, w, 1), dtype=np.float32) * np.float32(noise)
-    return np.clip(out, 0, 255).astype(np.uint8)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.drawing import Image, area, colour, expose, ornament, pyramid, sign, texture
+from data.drawing import Image, area, colour, ornament, pyramid, sign, texture
 
 FRONT_HEIGHT = 352  # pixels of the tallest front texture
 
@@ -290,6 +290,26 @@ def _occlude(img: Image, rng: np.random.Generator, count: int, covered: np.ndarr
         covered[inside] = 0
 
 
+def _expose(img: Image, view: View, rng: np.random.Generator) -> Image:
+    """Light, colour cast, lens blur and sensor noise."""
+    gain, lift = rng.uniform(0.6, 1.35), rng.uniform(-25, 25)
+    cast = rng.uniform(0.85, 1.15, 3)
+    noise = rng.uniform(1.0, 5.0)
+    if view.night:
+        gain, lift, noise = rng.uniform(0.18, 0.4), rng.uniform(0, 12), rng.uniform(4.0, 9.0)
+        cast = np.array([rng.uniform(0.6, 0.9), rng.uniform(0.8, 1.0), rng.uniform(1.0, 1.3)])
+    h, w = img.shape[:2]
+    shade = cv2.resize(
+        rng.uniform(0.75, 1.25, (3, 3)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC
+    )
+    light = (gain * cast).astype(np.float32) * np.asarray(shade)[..., None]
+    out = img.astype(np.float32) * light + np.float32(lift)
+    if view.blur > 0.3:
+        out = np.asarray(cv2.GaussianBlur(out, (0, 0), view.blur))
+    out += rng.standard_normal((h, w, 1), dtype=np.float32) * np.float32(noise)
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
 def photograph(landmark: Landmark, view: View, rng: np.random.Generator) -> tuple[Image, Geometry]:
     """The picture (H, W, 3) BGR of a landmark, and what it shows of the front."""
     w, h = view.size
@@ -318,7 +338,7 @@ def photograph(landmark: Landmark, view: View, rng: np.random.Generator) -> tupl
     _paste(img, landmark.front, front, covered)
     _occlude(img, rng, view.occluders, covered)
     outline_share = float((landmark.front[0][..., 3] > 127).mean())
-    return expose(img, rng, view.night, view.blur), _measure(view, front, covered, outline_share)
+    return _expose(img, view, rng), _measure(view, front, covered, outline_share)
 
 
 def _measure(view: View, front: np.ndarray, covered: np.ndarray, outline_share: float) -> Geometry:
