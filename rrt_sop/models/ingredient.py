@@ -4,6 +4,8 @@ from sacred import Ingredient
 
 from rrt_sop.models.network import RerankNet
 from rrt_sop.models.pretrained import load_backbone
+from utils.checkpoints import STATE, load_released, load_state
+from utils.paths import require_file
 
 model_ingredient = Ingredient("model", save_git_info=False)
 
@@ -32,12 +34,8 @@ def config():
     ert_normalize_before = False  # matcher: LayerNorm before each branch and after the last layer
 
 
-@model_ingredient.named_config
-def resnet50():
-    """The published network: 27,472,375 parameters with 11,318 classes."""
-    arch = "resnet50"
-    normalize = True
-
+# the published network: 27,472,375 parameters with 11,318 classes
+model_ingredient.add_named_config("resnet50", {"arch": "resnet50", "normalize": True})
 
 # the same method, small enough to be trained on two cores from random weights (generated products);
 # its batch norms have statistics of their own to learn: set_bn_eval=False in the global stage
@@ -108,4 +106,26 @@ def make_model(
     )
     if pretrained and not for_checkpoint:
         load_backbone(net, arch, backbone_weights)
+    return net
+
+
+def load_model(resume: str | None, untrained_classes: int | None = None) -> RerankNet:
+    """The network with the weights of the file `resume`, which also gives the number of classes.
+
+    `untrained_classes`: with resume=None, a network as before training, so many classes.
+    """
+    if resume is None:
+        if untrained_classes is None:
+            raise ValueError(
+                "resume is not set: give the checkpoint to evaluate, e.g. resume=rrt_sop/"
+                "rrt_sop_ckpts/rrt_r50_sop_global.pt (rrt_sop/README.md says where it comes from), "
+                "or untrained=True for freshly initialised weights"
+            )
+        return make_model(untrained_classes)
+    hint = "fetch the released checkpoints (see rrt_sop/README.md) or train one"
+    content = load_state(require_file(resume, hint))
+    classifier = content.get(STATE, content).get("classifier.weight")
+    num_classes = 1 if classifier is None else len(classifier)
+    net = make_model(num_classes, for_checkpoint=True)
+    load_released(net, resume)
     return net

@@ -112,15 +112,24 @@ class RerankNet(nn.Module):
                     module.eval()
         return self
 
-    def stages(self, images: Tensor) -> list[Tensor]:
-        """Outputs of the four residual stages; `images` (B, 3, H, W) RGB in [0, 1]."""
+    def stem(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> input of the first residual stage."""
         x = (images - self.mean) / self.std
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        outputs = []
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> F, the output of the last residual stage."""
+        x = self.stem(images)
         for name in STAGES:
             x = getattr(self, name)(x)
-            outputs.append(x)
-        return outputs
+        return x
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Outputs of all four residual stages; `features` does not hold on to the earlier ones."""
+        outputs = [self.stem(images)]
+        for name in STAGES:
+            outputs.append(getattr(self, name)(outputs[-1]))
+        return outputs[1:]
 
     def global_feature(self, features: Tensor) -> Tensor:
         """(B, W, h, w) of the last stage -> (B, num_global_features)."""
@@ -136,10 +145,13 @@ class RerankNet(nn.Module):
         x = self.dropout(global_.detach() if self.detach else global_)
         return functional.linear(x, weight, self.classifier.bias)
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> global (B, num_global_features), local (B, num_local_features, h, w)."""
-        features = self.stages(images)[-1]
-        return self.global_feature(features), self.remap_local(features)
+    def embed_global(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_global_features)."""
+        return self.global_feature(self.features(images))
+
+    def embed_local(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_local_features, h, w), not normalised."""
+        return self.remap_local(self.features(images))
 
     def forward(
         self,
@@ -162,8 +174,9 @@ class RerankNet(nn.Module):
             return logits, (src_global, src_local), (tgt_global, tgt_local)
         if images is None:
             raise ValueError("give images (B, 3, H, W), or pair=True with two local maps")
-        global_, local = self.embed(images)
-        return self.classify(global_), global_, local
+        features = self.features(images)
+        global_ = self.global_feature(features)
+        return self.classify(global_), global_, self.remap_local(features)
 
 
 def make_norm(name: str | None, width: int) -> nn.Module | None:

@@ -1,5 +1,8 @@
 """Encoder of the reranking transformer (RRT, ICCV'21, section 3.3): plain softmax attention.
 
+The one of rrt_gld, with the steps of a layer apart, so that a scorer can enter after the first
+layer's projections.
+
 Parameter names and their order are those of the released checkpoints and are never changed.
 """
 
@@ -55,6 +58,10 @@ class SelfAttention(nn.Module):
             k, v = functional.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:]).chunk(
                 2, dim=-1
             )
+        return self.attend(q, k, v, key_mask)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Projected q (B, S, D), k and v (B, T, D) -> (B, S, D); the output map included."""
         q, k, v = (t.unflatten(-1, (self.nhead, -1)).transpose(1, 2) for t in (q, k, v))
         keep = None if key_mask is None else ~key_mask[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
@@ -100,12 +107,19 @@ class EncoderLayer(nn.Module):
         self, x: Tensor, key_mask: Tensor | None = None, num_queries: int | None = None
     ) -> Tensor:
         """(B, T, D) -> (B, num_queries or T, D); arguments as in `SelfAttention.forward`."""
+        attended = self.self_attn(self.attention_input(x), key_mask, num_queries)
+        return self.after_attention(x[:, :num_queries], attended)
+
+    def attention_input(self, x: Tensor) -> Tensor:
+        """What the attention's projections are applied to."""
+        return self.norm1(x) if self.normalize_before else x
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The rest of the layer: `x` as it entered, `attended` the attention's output."""
         if self.normalize_before:
-            attended = self.self_attn(self.norm1(x), key_mask, num_queries)
-            x = x[:, :num_queries] + self.dropout(attended)
+            x = x + self.dropout(attended)
             return x + self.dropout(self.feed_forward(self.norm2(x)))
-        attended = self.self_attn(x, key_mask, num_queries)
-        x = self.norm1(x[:, :num_queries] + self.dropout(attended))
+        x = self.norm1(x + self.dropout(attended))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
