@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def make(options: argparse.Namespace) -> None:
     """Draw the set; ValueError for sizes that make none."""
     if options.train_products < 2 or options.test_products < 2:
-        raise ValueError("need at least two products on each side (--train-products, --test-...)")
+        raise ValueError("--train-products and --test-products must be 2 or more each")
+    if options.workers < 1:
+        raise ValueError(f"--workers is {options.workers}, must be 1 or more")
     sizes = {k: getattr(options, k) for k in ("train_products", "test_products")}
     make_side(options, options.out / "mini_products", VERSION, sizes, draw_set)
 
@@ -130,11 +132,9 @@ def draw_set(folder: Path, options: argparse.Namespace) -> None:
         text = "\n".join([HEADER, *listed]) + "\n"
         atomic_write(folder / f"Ebay_{name}.txt", text.encode())
         tqdm.write(f"{folder}: Ebay_{name}.txt lists {len(listed)} images")
-    shown = sorted(
-        range(len(products)), key=lambda i: (products[i].side != TEST, products[i].number)
-    )
     sheet = [
-        [(folder / path, str(products[i].class_id)) for path in photos[i][:8]]
-        for i in sorted(shown[:36], key=lambda i: products[i].class_id)
+        [(folder / path, f"{product.class_id}") for path in paths[:8]]
+        for product, paths in zip(products, photos, strict=True)
+        if product.side == TEST and product.number < 2 * len(SUPER_CLASSES)
     ]
     draw_sheet(sheet, folder / "sheet.jpg", side=128)
