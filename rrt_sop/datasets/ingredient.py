@@ -74,7 +74,7 @@ dataset_ingredient.add_named_config(
         "batch_size": 64,
         "test_batch_size": 128,
         "sampler": "random_id",
-        "num_iterations": 60,
+        "num_iterations": 100,
     },
 )
 dataset_ingredient.add_named_config(
