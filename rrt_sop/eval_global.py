@@ -19,7 +19,7 @@ from rrt_sop.datasets.ingredient import (
 from rrt_sop.evaluation import evaluate_global
 from rrt_sop.features import Loading
 from rrt_sop.models.ingredient import load_model, model_ingredient
-from rrt_sop.models.network import RerankNet
+from rrt_sop.models.nets import Net
 from rrt_sop.retrieval import neighbour_origin, save_neighbours
 from rrt_sop.rows import load_row, show_rows
 from utils.distributed import observe_first_rank_only, start_ranks, stop_ranks
@@ -58,7 +58,7 @@ def load_lists(query_set: str) -> tuple[ImageList, ImageList | None]:
 
 
 @ex.capture
-def load_net(resume: str | None, untrained: bool, seed: int) -> RerankNet:
+def load_net(resume: str | None, untrained: bool, seed: int) -> Net:
     """The network with the checkpoint's weights, or with fresh ones on request."""
     torch.manual_seed(seed)
     return load_model(resume, load_train_list().num_classes if untrained else None)

@@ -18,7 +18,7 @@ from rrt_sop.datasets.ingredient import dataset_ingredient, load_test_lists, loa
 from rrt_sop.evaluation import Evaluation, evaluate_reranked, measure
 from rrt_sop.features import Loading
 from rrt_sop.models.ingredient import load_model, model_ingredient
-from rrt_sop.models.network import RerankNet
+from rrt_sop.models.nets import Net
 from rrt_sop.product_page import write_product_page
 from rrt_sop.reranking import PUBLISHED_DEPTH
 from rrt_sop.retrieval import neighbour_origin, save_neighbours
@@ -64,7 +64,7 @@ def load_table(queries: ImageList, gallery: ImageList | None, cache_nn_inds: str
 
 
 @ex.capture
-def load_net(resume: str | None, untrained: bool, seed: int) -> RerankNet:
+def load_net(resume: str | None, untrained: bool, seed: int) -> Net:
     """The network with the checkpoint's weights, or with fresh ones on request."""
     torch.manual_seed(seed)
     return load_model(resume, load_train_list().num_classes if untrained else None)

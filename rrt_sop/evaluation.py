@@ -11,8 +11,7 @@ import torch
 
 from rrt_sop.datasets.image_list import ImageList
 from rrt_sop.features import Loading, Store, extract, fingerprint, fingerprint_of
-from rrt_sop.models.network import RerankNet
-from rrt_sop.models.scoring import PairScorer
+from rrt_sop.models.nets import Net, make_scorer
 from rrt_sop.reranking import check_table, rerank_table, score_table
 from rrt_sop.retrieval import (
     compute_recall,
@@ -83,7 +82,7 @@ def make_resumption(
 
 
 def evaluate_global(
-    net: RerankNet,
+    net: Net,
     queries: ImageList,
     gallery: ImageList | None,
     ks: tuple[int, ...],
@@ -98,7 +97,7 @@ def evaluate_global(
     """
     ranks, loading = ranks or Ranks(), loading or Loading()
     kept = make_resumption(folder, net, queries, gallery, ranks)
-    width = net.classifier.in_features
+    width = net.num_global_features
     features = []
     with evaluation_mode(net):
         for name, images in (("queries", queries), ("gallery", gallery)):
@@ -119,7 +118,7 @@ def evaluate_global(
 
 
 def evaluate_reranked(
-    net: RerankNet,
+    net: Net,
     queries: ImageList,
     gallery: ImageList | None,
     nn_inds: np.ndarray,
@@ -147,7 +146,7 @@ def evaluate_reranked(
         gallery_maps = query_maps
         if gallery is not None:
             gallery_maps = extract_maps(net, gallery, "gallery", loading, ranks, kept)
-    scorer = PairScorer(net.matcher, ranks.device, precision)
+    scorer = make_scorer(net, ranks.device, precision)
     store = None
     if kept:
         store = kept.store("scores", head.shape, table=fingerprint_of(head), precision=precision)
@@ -160,7 +159,7 @@ def evaluate_reranked(
 
 
 def extract_maps(
-    net: RerankNet,
+    net: Net,
     images: ImageList,
     name: str,
     loading: Loading,

@@ -4,7 +4,8 @@ import logging
 
 from sacred import Ingredient
 
-from rrt_sop.datasets.image_list import ImageList, share_labels
+from rrt_sop.datasets.image_list import ImageList, Transform, share_labels
+from rrt_sop.datasets.keypoint_list import KeypointList
 from rrt_sop.datasets.samplers import RandomIdSampler, Sampler, ShuffleSampler, TripletSampler
 from rrt_sop.datasets.transforms import make_test_transform, make_train_transform
 from utils.nn_tables import load_nn_inds
@@ -37,6 +38,7 @@ def config():
     num_identities = batch_size // max(1, sample_per_id)  # identities in a batch of random_id
     num_iterations = TRAIN_IMAGES // batch_size  # batches per epoch of random_id
     train_cache_nn_inds = None  # neighbour table of the training list, for triplet
+    keypoints = None  # file of SuperPoint keypoints: images come grey and with them, not cropped
     test_cache_nn_inds = None  # accepted and ignored: the command's own cache_nn_inds is read
 
 
@@ -54,6 +56,21 @@ dataset_ingredient.add_named_config(
         "recalls": [1, 10, 100],
         "train_cache_nn_inds": f"{CACHES}/rrt_r50_sop_nn_inds_train.pkl",
         "test_cache_nn_inds": f"{CACHES}/rrt_r50_sop_nn_inds_test.pkl",
+    },
+)
+
+# descriptors at SuperPoint keypoints, with model.superpoint
+dataset_ingredient.add_named_config(
+    "sop_superpoint",
+    {
+        "name": "sop_superpoint",
+        "batch_size": 96,
+        "test_batch_size": 96,
+        "sampler": "triplet",
+        "recalls": [1, 10, 100],
+        "keypoints": f"{CACHES}/superpoint_sop_320_500.pkl",
+        "train_cache_nn_inds": f"{CACHES}/superpoint_sop_nn_inds_train.pkl",
+        "test_cache_nn_inds": f"{CACHES}/superpoint_sop_nn_inds_test.pkl",
     },
 )
 
@@ -92,33 +109,41 @@ dataset_ingredient.add_named_config(
 
 
 @dataset_ingredient.capture
-def load_train_list(data_path: str, train_file: str, crop_size: int) -> ImageList:
-    """The training images with random crops and mirroring."""
-    return ImageList(data_path, train_file, make_train_transform(crop_size))
+def load_list(
+    list_file: str, transform: Transform, data_path: str, keypoints: str | None
+) -> ImageList:
+    """The images of one list; with `keypoints` they come grey, with them, and unchanged."""
+    if keypoints is not None:
+        return KeypointList(data_path, list_file, keypoints)
+    return ImageList(data_path, list_file, transform)
 
 
 @dataset_ingredient.capture
-def load_train_list_for_testing(
-    data_path: str, train_file: str, test_resize: int, test_crop: int
-) -> ImageList:
+def load_train_list(train_file: str, crop_size: int) -> ImageList:
+    """The training images with random crops and mirroring."""
+    return load_list(train_file, make_train_transform(crop_size))
+
+
+@dataset_ingredient.capture
+def load_train_list_for_testing(train_file: str, test_resize: int, test_crop: int) -> ImageList:
     """The training images as test images look: for their neighbour table."""
-    return ImageList(data_path, train_file, make_test_transform(test_resize, test_crop))
+    return load_list(train_file, make_test_transform(test_resize, test_crop))
 
 
 @dataset_ingredient.capture
 def load_test_lists(
-    data_path: str, test_file: str | list[str], test_resize: int, test_crop: int
+    test_file: str | list[str], test_resize: int, test_crop: int
 ) -> tuple[ImageList, ImageList | None]:
     """Queries and gallery; None where the queries are matched against each other."""
     transform = make_test_transform(test_resize, test_crop)
     if isinstance(test_file, str):
-        return ImageList(data_path, test_file, transform), None
+        return load_list(test_file, transform), None
     if len(test_file) != 2:
         raise ValueError(
             f"dataset.test_file is {list(test_file)}, expected one list file or two of them "
             "(queries, gallery)"
         )
-    queries, gallery = (ImageList(data_path, name, transform) for name in test_file)
+    queries, gallery = (load_list(name, transform) for name in test_file)
     share_labels(queries, gallery)
     return queries, gallery
 

@@ -2,8 +2,10 @@
 
 from sacred import Ingredient
 
+from rrt_sop.models.nets import Net
 from rrt_sop.models.network import RerankNet
 from rrt_sop.models.pretrained import load_backbone
+from rrt_sop.models.superpoint import SuperPointNet, load_superpoint
 from utils.checkpoints import STATE, load_released, load_state
 from utils.paths import require_file
 
@@ -12,7 +14,7 @@ model_ingredient = Ingredient("model", save_git_info=False)
 
 @model_ingredient.config
 def config():
-    arch = "resnet50"  # backbone: a ResNet of torchvision: resnet18, 34, 50, 101, 152
+    arch = "resnet50"  # backbone: resnet18, 34, 50, 101 or 152 of torchvision, or superpoint
     pretrained = True  # start training from ImageNet weights (V1); evaluation needs none
     backbone_weights = None  # their file; None: torchvision's cache, which downloads at first
     dropout = 0.0  # on the input of the classifier
@@ -54,8 +56,51 @@ model_ingredient.add_named_config(
 )
 
 
+# descriptors at keypoints instead of a map; weights: backbone_weights=superpoint_v1.pth
+model_ingredient.add_named_config(
+    "superpoint", {"arch": "superpoint", "num_global_features": 256, "num_local_features": 256}
+)
+
+
 @model_ingredient.capture
-def make_model(
+def make_superpoint(
+    pretrained: bool,
+    backbone_weights: str | None,
+    freeze_backbone: bool,
+    ert_dim_feedforward: int,
+    ert_nhead: int,
+    ert_num_encoder_layers: int,
+    ert_dropout: float,
+    ert_activation: str,
+    ert_normalize_before: bool,
+    for_checkpoint: bool = False,
+) -> SuperPointNet:
+    """SuperPoint with a random matcher."""
+    net = SuperPointNet(
+        ert_nhead,
+        ert_num_encoder_layers,
+        ert_dim_feedforward,
+        ert_dropout,
+        ert_activation,
+        ert_normalize_before,
+        freeze_backbone,
+    )
+    return load_superpoint(net, backbone_weights) if pretrained and not for_checkpoint else net
+
+
+@model_ingredient.capture
+def make_model(num_classes: int, arch: str, for_checkpoint: bool = False) -> Net:
+    """The configured network with random heads and matcher.
+
+    `for_checkpoint`: its weights come from a checkpoint; those of the backbone are not fetched.
+    """
+    if arch == "superpoint":
+        return make_superpoint(for_checkpoint=for_checkpoint)
+    return make_resnet(num_classes, for_checkpoint=for_checkpoint)
+
+
+@model_ingredient.capture
+def make_resnet(
     num_classes: int,
     arch: str,
     pretrained: bool,
@@ -79,10 +124,7 @@ def make_model(
     ert_normalize_before: bool,
     for_checkpoint: bool = False,
 ) -> RerankNet:
-    """The configured network with random heads and matcher.
-
-    `for_checkpoint`: its weights come from a checkpoint; ImageNet weights are not fetched.
-    """
+    """A ResNet with random heads and matcher."""
     net = RerankNet(
         arch=arch,
         num_classes=num_classes,
@@ -109,7 +151,7 @@ def make_model(
     return net
 
 
-def load_model(resume: str | None, untrained_classes: int | None = None) -> RerankNet:
+def load_model(resume: str | None, untrained_classes: int | None = None) -> Net:
     """The network with the weights of the file `resume`, which also gives the number of classes.
 
     `untrained_classes`: with resume=None, a network as before training, so many classes.

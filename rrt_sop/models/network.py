@@ -71,7 +71,7 @@ class RerankNet(nn.Module):
             raise ValueError(f"model.arch is {arch!r}, expected one of {ARCHS}")
         if norm_layer not in NORM_LAYERS:
             raise ValueError(f"model.norm_layer is {norm_layer!r}, expected one of {NORM_LAYERS}")
-        self.arch = arch
+        self.arch, self.num_global_features = arch, num_global_features
         self.normalize, self.set_bn_eval, self.detach = normalize, set_bn_eval, detach
         self.normalize_weight, self.ert_seq_len = normalize_weight, ert_seq_len
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
