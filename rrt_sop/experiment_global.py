@@ -23,8 +23,7 @@ from rrt_sop.datasets.samplers import Sampler
 from rrt_sop.evaluation import evaluate_global
 from rrt_sop.losses import collapsed_loss
 from rrt_sop.models.ingredient import make_model, model_ingredient
-from rrt_sop.models.network import RerankNet
-from rrt_sop.training import GlobalStage, Guard
+from rrt_sop.training import GlobalStage, Guard, Net
 from rrt_sop.training_run import TrainingRun, TrainingSet, steps_of_epoch
 from rrt_sop.training_setup import (
     best_path,
@@ -94,7 +93,7 @@ def load_net(
     seed: int,
     resume: str | None,
     continue_from: str | None,
-) -> RerankNet:
+) -> Net:
     """The network at the start of a run."""
     torch.manual_seed(seed)
     given = resume is not None or continue_from is not None

@@ -25,9 +25,8 @@ from rrt_sop.datasets.ingredient import (
 from rrt_sop.datasets.samplers import TripletSampler
 from rrt_sop.evaluation import evaluate_reranked
 from rrt_sop.models.ingredient import make_model, model_ingredient
-from rrt_sop.models.network import RerankNet
 from rrt_sop.retrieval import neighbour_origin
-from rrt_sop.training import Guard, RerankStage
+from rrt_sop.training import Guard, Net, RerankStage
 from rrt_sop.training_run import TrainingRun, TrainingSet, steps_of_epoch
 from rrt_sop.training_setup import (
     best_path,
@@ -121,7 +120,7 @@ def load_net(
     seed: int,
     resume: str | None,
     continue_from: str | None,
-) -> RerankNet:
+) -> Net:
     """The network at the start of a run."""
     torch.manual_seed(seed)
     given = resume is not None or continue_from is not None

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rrt_sop.models.network import RerankNet
+from rrt_sop.training import Net
 from utils.checkpoints import load_state, save_checkpoint
 from utils.interruption import random_states, set_random_states
 
@@ -37,7 +37,7 @@ class Progress:
 class RunParts:
     """What changes during training."""
 
-    model: RerankNet
+    model: Net
     optimizer: Optimizer
     scheduler: LRScheduler
     progress: Progress

@@ -17,9 +17,12 @@ from torch.optim import Optimizer
 from rrt_sop.datasets.batches import Batch
 from rrt_sop.losses import LN2, contrastive_loss, nearest_is_right, pair_loss
 from rrt_sop.models.network import RerankNet
+from rrt_sop.models.superpoint import SuperPointNet
 from utils.distributed import Ranks
 
 logger = logging.getLogger(__name__)
+
+Net = RerankNet | SuperPointNet
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class GlobalStage:
         """Items that the sums of a global batch are over."""
         return len(batch.labels)
 
-    def backward(self, net: RerankNet, batch: Batch) -> tuple[Tensor, Tensor]:
+    def backward(self, net: Net, batch: Batch) -> tuple[Tensor, Tensor]:
         """Adds the gradients; loss times B, and images whose nearest other one is of their label.
 
         The sums are those of the whole batch, on the first process; zero on the others.
@@ -76,24 +79,24 @@ class GlobalStage:
     def _parts(self, images: Tensor) -> tuple[Tensor, ...]:
         return images.split(self.chunk) if self.chunk is not None else (images,)
 
-    def _embed(self, net: RerankNet, images: Tensor) -> Tensor:
+    def _embed(self, net: Net, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             features = net.embed_global(images)
         return nn.functional.normalize(features.float(), dim=1)
 
-    def _gather(self, net: RerankNet, own: Tensor | None, batch: Batch) -> Tensor:
+    def _gather(self, net: Net, own: Tensor | None, batch: Batch) -> Tensor:
         """(B, D) features of the global batch; those of this process keep their gradient."""
         if self.ranks.world == 1:
             assert own is not None
             return own
-        shape = len(batch.labels), net.classifier.in_features
+        shape = len(batch.labels), net.num_global_features
         features = torch.zeros(shape, device=self.ranks.device)
         if own is not None:
             features[batch.places] = own.detach()
         self.ranks.sum_(features)
         return features if own is None else features.index_copy(0, batch.places, own)
 
-    def _backward_chunks(self, net: RerankNet, batch: Batch, own: Tensor | None) -> None:
+    def _backward_chunks(self, net: Net, batch: Batch, own: Tensor | None) -> None:
         """A second pass by parts, with the gradients of the features from the first."""
         assert batch.images is not None
         assert own is not None
@@ -119,7 +122,7 @@ class RerankStage:
         """Pairs of the global batch."""
         return 2 * (len(batch.labels) // 3)
 
-    def backward(self, net: RerankNet, batch: Batch) -> tuple[Tensor, Tensor]:
+    def backward(self, net: Net, batch: Batch) -> tuple[Tensor, Tensor]:
         """Adds the gradients of the mean over the global batch; sums over this process's pairs."""
         if batch.images is None:
             return batch.labels.new_zeros(()).float(), batch.labels.new_zeros(())
@@ -161,7 +164,7 @@ class StepResult:
 
 
 def train_step(
-    net: RerankNet,
+    net: Net,
     optimizer: Optimizer,
     batch: Batch,
     stage: Stage,
@@ -185,7 +188,7 @@ def train_step(
 
 
 def _exchange(
-    net: RerankNet, loss: Tensor, correct: Tensor, stop: Stop, ranks: Ranks
+    net: Net, loss: Tensor, correct: Tensor, stop: Stop, ranks: Ranks
 ) -> tuple[Tensor, Tensor, Stop]:
     """Sum gradients and sums over the ranks.
 
@@ -211,8 +214,14 @@ def _exchange(
     return head[0], head[1], common
 
 
-def check_processes(net: RerankNet, stage: Stage) -> None:
-    """ValueError where shares or parts of a batch would not give the steps of the whole batch."""
+def check_batch_norms(net: Net, stage: Stage) -> None:
+    """ValueError where batch normalisation over the batch would give other steps than meant.
+
+    Shares or parts of a batch have other statistics than the whole, and in a frozen backbone the
+    running statistics would move.
+    """
+    if not isinstance(net, RerankNet):
+        return
     batchwise = not net.set_bn_eval or isinstance(net.norm_layer, nn.BatchNorm1d)
     chunked = isinstance(stage, GlobalStage) and stage.chunk is not None
     if batchwise and (stage.ranks.world > 1 or chunked):
@@ -220,6 +229,12 @@ def check_processes(net: RerankNet, stage: Stage) -> None:
             "batch normalisation over the batch (model.set_bn_eval=False or "
             "model.norm_layer='batch') needs the whole batch in one pass of one process; use one "
             "process without chunk, or model.set_bn_eval=True"
+        )
+    frozen = not any(p.requires_grad for p in net.layer4.parameters())
+    if frozen and not net.set_bn_eval:
+        raise ValueError(
+            "model.set_bn_eval=False would move the running statistics of a frozen backbone; use "
+            "model.set_bn_eval=True with model.freeze_backbone=True"
         )
 
 
@@ -272,7 +287,7 @@ AfterStep = Callable[[StepResult], None]
 
 
 def train_one_epoch(
-    net: RerankNet,
+    net: Net,
     optimizer: Optimizer,
     batches: Iterable[Batch],
     stage: Stage,

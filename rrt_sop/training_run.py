@@ -194,6 +194,18 @@ class TrainingRun:
         while len(progress.batches) < self.options.steps_per_epoch:
             progress.batches += sampler.draw_batches()
         del progress.batches[self.options.steps_per_epoch :]
+        if self.ranks.world > 1:
+            self._share_draws()
+
+    def _share_draws(self) -> None:
+        """The draws of the first process for all: dropout may have moved the others' streams."""
+        progress = self.progress
+        sizes = [len(batch) for batch in progress.batches]
+        drawn = torch.from_numpy(np.concatenate([[progress.epoch_seed], *progress.batches]))
+        own = drawn.to(self.ranks.device) * int(self.ranks.is_first)
+        seed, *images = self.ranks.sum_(own).cpu().split([1, *sizes])
+        progress.epoch_seed = int(seed)
+        progress.batches = [part.numpy() for part in images]
 
     def _train_epoch(self, training: TrainingSet) -> bool:
         """The rest of the current epoch; False when the time budget ended it early."""

@@ -9,10 +9,9 @@ import torch
 
 from rrt_sop.datasets.image_list import ImageList
 from rrt_sop.features import Loading
-from rrt_sop.models.network import RerankNet
 from rrt_sop.optimisation import make_optimizer, make_scheduler
 from rrt_sop.run_state import Progress, RunParts
-from rrt_sop.training import Stage, check_processes
+from rrt_sop.training import Net, Stage, check_batch_norms
 from rrt_sop.training_run import RunOptions, TrainingRun
 from utils.checkpoints import load_released
 from utils.paths import require_file
@@ -25,7 +24,7 @@ SETUP_KEYS = (
 )
 DATASET_KEYS = (
     *("name", "train_file", "test_file", "batch_size", "sampler", "num_identities"),
-    *("num_iterations", "crop_size", "test_resize", "test_crop"),
+    *("num_iterations", "crop_size", "test_resize", "test_crop", "keypoints"),
 )
 UNSHARED_MODEL_KEYS = ("pretrained", "backbone_weights")  # where the first weights came from
 
@@ -71,17 +70,17 @@ def make_setup(config: Mapping[str, Any], steps: int, images: ImageList) -> dict
     return plain | {"steps_per_epoch": steps} | made_from
 
 
-def start_net(net: RerankNet, resume: str | None, stage: Stage) -> RerankNet:
+def start_net(net: Net, resume: str | None, stage: Stage) -> Net:
     """`net` on the device of its process, with the weights of the file `resume` if one is given."""
     if resume is not None:
         load_released(net, require_file(resume, "give the path of a checkpoint as resume="))
-    check_processes(net, stage)
+    check_batch_norms(net, stage)
     net.to(stage.ranks.device)
     stage.ranks.broadcast_state(net)
     return net
 
 
-def make_parts(net: RerankNet, config: Mapping[str, Any], steps: int) -> RunParts:
+def make_parts(net: Net, config: Mapping[str, Any], steps: int) -> RunParts:
     """Optimiser and schedule for `net`, at the start of a run."""
     optimizer = make_optimizer(
         net,

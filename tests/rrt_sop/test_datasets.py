@@ -211,6 +211,7 @@ DEFAULTS = {
     "num_iterations": 465,
     "train_cache_nn_inds": None,
     "test_cache_nn_inds": None,
+    "keypoints": None,
     "test_resize": 256,
     "test_crop": 224,
 }

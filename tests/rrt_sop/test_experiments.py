@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ import torch
 from sacred.observers import FileStorageObserver
 
 from rrt_sop import experiment_global, experiment_rerank, training_run
-from rrt_sop.run_state import SCHEDULER_KEYS
+from rrt_sop.datasets.samplers import ShuffleSampler
+from rrt_sop.run_state import SCHEDULER_KEYS, Progress
 from tests.rrt_sop.image_folders import write_products, write_random_table
 from tests.rrt_sop.small_networks import MODEL, use_thin_backbone
 from utils.checkpoints import load_state
+from utils.distributed import Ranks
 from utils.paths import REPO_ROOT
 
 EXPERIMENTS = {"global": experiment_global.ex, "rerank": experiment_rerank.ex}
@@ -451,6 +454,31 @@ def test_ctrl_c_saves_and_says_how_to_go_on(products, tmp_path):
     saved = load_state(last)
     assert all(torch.isfinite(value).all() for value in saved["state"].values())
     assert not list(out.glob("*.part*")), "no half-written file is left"
+
+
+class SecondRank(Ranks):
+    """A second process; the first one sends `sent`."""
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        assert not tensor.any(), "the others add nothing"
+        return tensor + self.sent  # type: ignore[attr-defined]
+
+
+def test_all_processes_take_the_draws_of_the_first(products, tmp_path):
+    made = []
+    for ranks in (Ranks(0, 1), SecondRank(1, 2)):
+        run: Any = object.__new__(training_run.TrainingRun)
+        run.progress, run.ranks = Progress(), ranks
+        run.options = SimpleNamespace(steps_per_epoch=3)
+        if made:
+            first = made[0].progress
+            sent = torch.tensor([first.epoch_seed, *np.concatenate(first.batches).tolist()])
+            object.__setattr__(ranks, "sent", sent)
+        run._draw_epoch(ShuffleSampler(10, 4))  # from another place of torch's stream
+        made.append(run)
+    assert made[0].progress.epoch_seed == made[1].progress.epoch_seed
+    for first, second in zip(*(run.progress.batches for run in made), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_two_processes_equal_one(products, tmp_path):

@@ -19,7 +19,7 @@ from rrt_sop.training import (
     RerankStage,
     Stop,
     TrainingDivergedError,
-    check_processes,
+    check_batch_norms,
     train_one_epoch,
     train_step,
     triplet_logits,
@@ -206,14 +206,21 @@ def test_batch_statistics_need_one_process_and_one_pass(monkeypatch):
     own = thin_network(monkeypatch, set_bn_eval=False)
     normed = thin_network(monkeypatch, norm_layer="batch")
     for net in (own, normed):
-        check_processes(net, GlobalStage())
+        check_batch_norms(net, GlobalStage())
         for stage in (GlobalStage(chunk=4), GlobalStage(ranks=Ranks(0, 2)),
                       RerankStage(ranks=Ranks(0, 2))):  # fmt: skip
             with pytest.raises(
                 ValueError, match="needs the whole batch in one pass of one process"
             ):
-                check_processes(net, stage)
-    check_processes(thin_network(monkeypatch), GlobalStage(chunk=4, ranks=Ranks(0, 2)))
+                check_batch_norms(net, stage)
+    check_batch_norms(thin_network(monkeypatch), GlobalStage(chunk=4, ranks=Ranks(0, 2)))
+
+
+def test_running_statistics_of_a_frozen_backbone_must_stand_still(monkeypatch):
+    net = thin_network(monkeypatch, freeze_backbone=True, set_bn_eval=False)
+    with pytest.raises(ValueError, match="would move the running statistics of a frozen backbone"):
+        check_batch_norms(net, RerankStage())
+    check_batch_norms(thin_network(monkeypatch, freeze_backbone=True), RerankStage())
 
 
 # ------------------------------------------------------------------ optimisers and schedules
