@@ -88,7 +88,7 @@ def make_parts(seed: int, product: Product) -> list[Part]:
 def list_photos(seed: int, product: Product) -> list[str]:
     """Paths of a product's photographs, named as in SOP: an article number, `_`, 0, 1, ..."""
     rng = np.random.default_rng([seed, product.side, COUNT, product.number])
-    count = FEWEST + int(rng.binomial(MOST - FEWEST, 0.33))
+    count = FEWEST + int(rng.binomial(MOST - FEWEST, rng.beta(2.0, 4.0)))
     key = f"{seed}/{product.side}/{product.number}".encode()
     digits = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") % 1_000_000
     article = 110_000_000_000 + product.class_id * 1_000_000 + digits

@@ -99,7 +99,8 @@ def test_the_default_set_has_about_six_thousand_images():
     counts = np.array([len(list_photos(0, product)) for product in products])
     assert abs(counts[:564].sum() - 3000) < 100
     assert abs(counts[564:].sum() - 3000) < 100
-    assert (counts.min(), counts.max()) >= (FEWEST, FEWEST)
+    assert counts.min() == FEWEST
+    assert counts.max() == MOST
     per_super_class = np.bincount([product.super_class_id for product in products])[1:]
     assert (per_super_class == 94).all()
     paths = [path for product in products for path in list_photos(0, product)]
@@ -228,7 +229,7 @@ def test_a_panel_shows_its_front_only_and_upright():
 
 
 def test_a_mark_on_a_round_body_turns_away_with_the_camera():
-    """A black column in the middle of the texture: in front at yaw 0, at the left edge at 80."""
+    """A black column in the middle of the texture: in front at yaw 0, out of sight at 120."""
     texture = np.full((50, 360, 4), 255, np.uint8)
     texture[:, 175:185, :3] = 0
     body = Lathe(np.array([0, -0.5, 0]), np.array([0, 1.0]), np.array([0.5, 0.5]), texture)
@@ -245,7 +246,7 @@ def test_a_mark_on_a_round_body_turns_away_with_the_camera():
 
 
 def test_colour_alone_does_not_find_the_products(tmp_path):
-    """Nearest colour histogram: right for less than a third, although the set is small."""
+    """Nearest colour histogram: right for less than a half, although the set is small."""
     sizes = ["--train-products", "2", "--test-products", "48", "--workers", "1"]
     assert make_mini.main(["products", "--out", str(tmp_path), *sizes]) == 0
     folder = tmp_path / "mini_products"
@@ -256,4 +257,4 @@ def test_colour_alone_does_not_find_the_products(tmp_path):
     vectors = np.array([np.sqrt(h / h.sum()) for h in counts])
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -1)
-    assert (labels[similar.argmax(axis=1)] == labels).mean() < 1 / 3
+    assert (labels[similar.argmax(axis=1)] == labels).mean() < 1 / 2
