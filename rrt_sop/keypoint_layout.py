@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 PER_POINT = 3  # x, y in [0, 1], and 1 for a keypoint or 0 for padding
+FILLER = -1.0  # up to the end of the last row
 
 
 def pack(grey: Tensor, points: Tensor, max_points: int) -> Tensor:
@@ -22,7 +23,7 @@ def pack(grey: Tensor, points: Tensor, max_points: int) -> Tensor:
     values[:kept, :2] = points[:kept]
     values[:kept, 2] = 1.0
     flat = values.flatten()
-    rows = functional.pad(flat, (0, -len(flat) % size)).view(1, -1, size)
+    rows = functional.pad(flat, (0, -len(flat) % size), value=FILLER).view(1, -1, size)
     return torch.cat([grey, rows], dim=1)
 
 
@@ -37,4 +38,5 @@ def unpack(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     flat = images[:, 0, size:].flatten(1)
     count = flat.shape[1] // PER_POINT
     values = flat[:, : count * PER_POINT].view(len(images), count, PER_POINT)
+    values = values[:, : int((values[0, :, 2] > FILLER / 2).sum())]
     return images[:, :, :size], values[..., :2], values[..., 2] < 0.5

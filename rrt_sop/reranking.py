@@ -1,19 +1,20 @@
 """Scores of neighbours -> new ranking; pairs scored in blocks of bounded memory."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from rrt_sop.features import Store
-from rrt_sop.models.scoring import PairScorer
+from rrt_sop.models.nets import Scorer
 from utils.distributed import Ranks
 
 Maps = np.ndarray | Tensor
 PUBLISHED_DEPTH = 100  # columns that the evaluation reranks
-BLOCK_PAIRS = (
-    12_800  # pairs whose images are encoded together: at most 1.3 GB at the published size
-)
+BLOCK_PAIRS = 6_400  # pairs whose images are encoded together
+BLOCK_BYTES = 700 << 20  # and what their encodings may take: four times their local maps
 
 
 def rerank_table(nn_inds: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +49,7 @@ def check_table(nn_inds: np.ndarray, num_queries: int, num_gallery: int) -> None
 
 
 def score_table(
-    scorer: PairScorer,
+    scorer: Scorer,
     query_maps: Maps,
     gallery_maps: Maps,
     nn_inds: np.ndarray,
@@ -66,8 +67,11 @@ def score_table(
     check_table(nn_inds, len(query_maps), len(gallery_maps))
     num_queries, depth = nn_inds.shape
     store = store or Store((num_queries, depth))
-    query_maps, gallery_maps = (keep_on_device(m, scorer) for m in (query_maps, gallery_maps))
-    step = max(1, BLOCK_PAIRS // depth)
+    alike = gallery_maps is query_maps
+    query_maps = keep_on_device(query_maps, scorer)
+    gallery_maps = query_maps if alike else keep_on_device(gallery_maps, scorer)
+    fitting = BLOCK_BYTES // (4 * max(1, gallery_maps.nbytes // len(gallery_maps)))
+    step = max(1, min(BLOCK_PAIRS, fitting) // depth)
     blocks = range(store.done, num_queries, step)
     mine = [start for b, start in enumerate(blocks) if b % ranks.world == ranks.rank]
     if ranks.world > 1:
@@ -88,18 +92,18 @@ def score_table(
 
 
 def score_block(
-    scorer: PairScorer, query_maps: Maps, gallery_maps: Maps, nn_inds: np.ndarray
+    scorer: Scorer, query_maps: Maps, gallery_maps: Maps, nn_inds: np.ndarray
 ) -> np.ndarray:
     """(q, K) logits of some queries; every image among their neighbours is encoded once."""
     images, column = np.unique(nn_inds, return_inverse=True)
-    queries = scorer.encode(query_maps, "query")
-    gallery = scorer.encode(gallery_maps[images], "gallery")
+    queries: Any = scorer.encode(query_maps, "query")
+    gallery: Any = scorer.encode(gallery_maps[images], "gallery")
     rows = np.arange(len(nn_inds)).repeat(nn_inds.shape[1])
     pairs = np.stack([rows, column.reshape(-1)], axis=1)
     return scorer.score_pairs(queries, gallery, pairs).reshape(nn_inds.shape)
 
 
-def keep_on_device(maps: Maps, scorer: PairScorer) -> Maps:
+def keep_on_device(maps: Maps, scorer: Scorer) -> Maps:
     """The maps on the scorer's GPU where they take less than half of its free memory."""
     if scorer.device.type != "cuda" or isinstance(maps, Tensor):
         return maps

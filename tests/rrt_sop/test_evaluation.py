@@ -13,6 +13,7 @@ from rrt_sop.datasets.transforms import make_test_transform
 from rrt_sop.evaluation import evaluate_global, evaluate_reranked
 from rrt_sop.features import Loading
 from rrt_sop.models.network import RerankNet
+from rrt_sop.models.scoring import PairScorer
 from rrt_sop.product_page import average_precision
 from rrt_sop.retrieval import compute_recall
 from rrt_sop.rows import hits_at, load_row
@@ -121,7 +122,7 @@ def test_interrupted_evaluations_go_on_where_they_stood(net, images, tmp_path, m
 
     calls = []
     real_search = evaluation.find_neighbours
-    real_block = evaluation.PairScorer.score_pairs
+    real_block = PairScorer.score_pairs
 
     def counted(*arguments):
         calls.append(len(arguments[3]))
@@ -138,7 +139,7 @@ def test_interrupted_evaluations_go_on_where_they_stood(net, images, tmp_path, m
     np.testing.assert_array_equal(again.nn_inds, table)
     assert list(tmp_path.iterdir()) == []
 
-    monkeypatch.setattr(evaluation.PairScorer, "score_pairs", counted)
+    monkeypatch.setattr(PairScorer, "score_pairs", counted)
     with pytest.raises(KeyboardInterrupt):
         evaluate_reranked(net, images, None, table, 4, KS, loading=QUIET, folder=tmp_path)
     again = evaluate_reranked(net, images, None, table, 4, KS, loading=QUIET, folder=tmp_path)
@@ -171,7 +172,7 @@ def test_several_ranks_share_images_and_pairs(net, images, monkeypatch):
     for rank in (0, 1):
         monkeypatch.setattr(Ranks, "sum_", lambda self, t: parts[self.rank].append(t.clone()) or t)
         evaluation.score_table(
-            evaluation.PairScorer(net.matcher),
+            PairScorer(net.matcher),
             *(evaluation.extract_maps(net, images, "", QUIET, Ranks(), None) for _ in "qg"),
             table[:, :4], Ranks(rank, 2), progress=False,
         )  # fmt: skip
