@@ -53,5 +53,5 @@ def thin_network(monkeypatch: pytest.MonkeyPatch, **options: Any) -> RerankNet:
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.ndim == 1:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
     return net.train()
