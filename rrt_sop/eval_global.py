@@ -41,7 +41,7 @@ def config():
     cudnn_flag = "benchmark"  # benchmark or deterministic
     temp_dir = "outputs/temp"  # gets nn_inds.pkl and nn_dists.pkl; features until the run is over
     resume = None  # checkpoint with the weights; required
-    untrained = False  # in its place: freshly initialised weights, as before training
+    untrained = False  # in its place: fresh heads and the backbone's own weights, before training
     query_set = "test"  # test, or train: the training list, against itself
     nn_inds_copy = None  # the neighbour table goes to this path too
     row = None  # script whose expected values the result is held against; None: none
@@ -75,7 +75,7 @@ def main(cpu, cudnn_flag, temp_dir, resume, query_set, nn_inds_copy, row, strict
     loading = Loading(dataset["test_batch_size"], dataset["num_workers"], dataset["pin_memory"])
     found = evaluate_global(net, queries, gallery, ks, ranks, loading, temp_dir)
     stop_ranks()
-    protocol = f"{resume or 'UNTRAINED'}, {query_set} list, global features"
+    protocol = f"{resume or 'UNTRAINED heads'}, {query_set} list, global features"
     if ranks.is_first:
         origin = {**neighbour_origin(queries, gallery), "weights": str(resume)}
         save_neighbours(temp_dir, found.values, found.nn_inds, origin, nn_inds_copy)

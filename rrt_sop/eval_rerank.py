@@ -43,7 +43,7 @@ def config():
     cudnn_flag = "benchmark"  # benchmark or deterministic
     temp_dir = "logs/temp"  # gets nn_inds.pkl and nn_dists.pkl (logits); maps until the run is over
     resume = None  # checkpoint with the weights; required
-    untrained = False  # in its place: freshly initialised weights, as before training
+    untrained = False  # in its place: fresh heads and the backbone's own weights, before training
     cache_nn_inds = "caches/sop/nn_inds_test.pkl"  # neighbour table of rrt_sop.eval_global
     top_k = 100  # columns that are reranked and kept; published: 100
     precision = "float32"  # float32 or bf16 (the matcher's linear maps: faster, not for the table)
@@ -90,7 +90,7 @@ def save(
     head = before[:, : found.nn_inds.shape[1]]
     ks = tuple(dataset["recalls"])
     base = measure(head, found.values, queries, gallery, ks)
-    protocol = f"{resume or 'UNTRAINED'}, first {head.shape[1]} reranked"
+    protocol = f"{resume or 'UNTRAINED heads'}, first {head.shape[1]} reranked"
     origin = neighbour_origin(queries, gallery) | {"ranking": f"reranked by {resume}"}
     save_neighbours(temp_dir, found.values, found.nn_inds, origin)
     gains = make_gain_rows(base.first_hits, found, ks, protocol)

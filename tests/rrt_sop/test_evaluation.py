@@ -210,7 +210,7 @@ def test_training_list_and_fresh_weights(folder, tmp_path):
     update = options(folder, tmp_path, None, untrained=True, query_set="train")
     run = eval_global.ex.run(config_updates=update)
     assert load_nn_inds(tmp_path / "nn_inds.pkl", n_queries=12).shape == (12, 5)
-    assert run.info["rows"][0]["protocol"] == "UNTRAINED, train list, global features"
+    assert run.info["rows"][0]["protocol"] == "UNTRAINED heads, train list, global features"
 
 
 def test_table_of_another_split_or_a_reranked_one_is_refused(folder, checkpoint, tmp_path):
