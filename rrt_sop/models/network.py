@@ -13,6 +13,7 @@ ARCHS = ("resnet50", "resnet18", "resnet34", "resnet101", "resnet152")
 NORM_LAYERS = (None, "layer", "batch")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+STEM = ("conv1", "bn1", "relu", "maxpool")
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 FROZEN = ("conv1", "bn1", *STAGES, "remap", "norm_layer", "classifier")
 
@@ -33,6 +34,14 @@ class RerankNet(nn.Module):
 
     mean: Tensor
     std: Tensor
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
 
     def __init__(
         self,
@@ -87,19 +96,11 @@ class RerankNet(nn.Module):
         nn.init.zeros_(self.classifier.weight)
         self.dropout = nn.Dropout(dropout)
         self.matcher = Matcher(
-            d_global=num_global_features,
-            d_model=num_local_features,
-            nhead=ert_nhead,
-            num_encoder_layers=ert_num_encoder_layers,
-            dim_feedforward=ert_dim_feedforward,
-            dropout=ert_dropout,
-            activation=ert_activation,
-            normalize_before=ert_normalize_before,
-        )
-        self.conv1, self.bn1 = stock.conv1, stock.bn1
-        self.relu, self.maxpool = stock.relu, stock.maxpool
-        self.layer1, self.layer2 = stock.layer1, stock.layer2
-        self.layer3, self.layer4 = stock.layer3, stock.layer4
+            num_global_features, num_local_features, ert_nhead, ert_num_encoder_layers,
+            ert_dim_feedforward, ert_dropout, ert_activation, ert_normalize_before,
+        )  # fmt: skip
+        for name in (*STEM, *STAGES):
+            self.add_module(name, getattr(stock, name))
         if freeze_backbone:
             freeze(self)
 
@@ -115,7 +116,9 @@ class RerankNet(nn.Module):
     def stem(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> input of the first residual stage."""
         x = (images - self.mean) / self.std
-        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for name in STEM:
+            x = getattr(self, name)(x)
+        return x
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> F, the output of the last residual stage."""
