@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from utils.distributed import Ranks
 from utils.nn_tables import load_nn_inds
 from utils.pickles import load_foreign
 
-NET = {
+NET: dict[str, Any] = {
     "arch": "resnet18",
     "num_global_features": 16,
     "num_local_features": 16,

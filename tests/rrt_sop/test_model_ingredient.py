@@ -31,7 +31,7 @@ def run_with(function, *named: str, **options):
     def main():
         results.append(function())
 
-    results = []
+    results: list = []
     updates = {"model": options} if options else {}
     ex.run(named_configs=[f"model.{name}" for name in named], config_updates=updates)
     return results[0]

@@ -21,7 +21,7 @@ def sharp_matcher(**change) -> Matcher:
     """Random weights with attention far from flat and logits far apart."""
     torch.manual_seed(0)
     model = Matcher(**{**SMALL, **change}).eval().requires_grad_(False)
-    for layer in model.encoder.layers:
+    for layer in packed_encoder.layers_of(model.encoder):
         layer.self_attn.in_proj_weight.mul_(3.0)
         layer.self_attn.in_proj_bias.normal_()
     return model

@@ -1,6 +1,7 @@
 """SuperPoint variant: packed images, descriptors, matcher on points, weights by path, commands."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from rrt_sop.models.superpoint import PointMatcher, SuperPointNet, load_superpoi
 from tests.rrt_sop.image_folders import write_products
 from utils.checkpoints import save_checkpoint
 
-SIZES = {"nhead": 2, "num_encoder_layers": 2, "dim_feedforward": 32}
+SIZES: dict[str, Any] = {"nhead": 2, "num_encoder_layers": 2, "dim_feedforward": 32}
 
 
 def random_points(count: int, seed: int) -> torch.Tensor:
@@ -126,7 +127,7 @@ def test_frozen_backbone_trains_the_matcher_alone():
 
 @pytest.fixture(scope="module")
 def products(tmp_path_factory):
-    folder = write_products(tmp_path_factory.mktemp("sop"), train_classes=2, test_classes=3)
+    folder = write_products(tmp_path_factory.mktemp("sop"), 2, 3, images=2)
     rng = np.random.default_rng(0)
     points = {
         path.stem: {"keypoints": rng.random((rng.integers(1, 6), 2)), "scores": None}
@@ -143,15 +144,15 @@ def test_list_gives_packed_grey_images(products):
     grey, points, mask = unpack(packed.unsqueeze(0))
     expected = load_keypoints(products / "points.pkl")[images.paths[4].split("/")[1][:-4]][:3]
     torch.testing.assert_close(points[~mask], torch.from_numpy(expected))
-    assert (grey.shape, label, index) == ((1, 1, 64, 64), 1, 4)
+    assert (grey.shape, label, index) == ((1, 1, 64, 64), 2, 4)
 
 
 def test_bad_keypoint_files_are_refused(products, tmp_path):
     content = pickle.loads((products / "points.pkl").read_bytes())
-    for name in ("00003_1", "00004_2"):  # of the test list
+    for name in ("00003_1", "00004_1"):  # of the test list
         del content[name]
     (tmp_path / "few.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=r"no keypoints of 2 of the 9 images of .*detect them too"):
+    with pytest.raises(ValueError, match=r"no keypoints of 2 of the 6 images of .*detect them too"):
         KeypointList(products, "test.txt", tmp_path / "few.pkl")
     (tmp_path / "far.pkl").write_bytes(pickle.dumps({"a": {"keypoints": np.full((2, 2), 3.0)}}))
     with pytest.raises(ValueError, match=r"keypoints of a are no \(N, 2\) x, y in \[0, 1\]"):
