@@ -97,7 +97,11 @@ def save(
     as_published = top_k == PUBLISHED_DEPTH and precision == "float32"
     rows = show_rows(_run, found, row if as_published else None, protocol, gains)
     if page:
-        facts = {"weights": resume or "UNTRAINED", "queries": len(queries), "top_k": head.shape[1]}
+        facts = {
+            "weights": resume or "UNTRAINED heads",
+            "queries": len(queries),
+            "top_k": head.shape[1],
+        }
         path = Path(temp_dir) / "page.html"
         write_product_page(path, queries, gallery, head, found.nn_inds, rows, facts)
     enforce_tolerance(rows, strict)
