@@ -172,8 +172,11 @@ def test_an_epoch_goes_on_with_the_crops_that_it_would_have_had(products, worker
 
 def test_the_same_image_twice_in_an_epoch_is_cropped_twice(products):
     images = ImageList(products, "train.txt", make_train_transform(16))
-    batch = next(make_batches(images, [np.array([2, 2])], 0, 3, Sharing()))
-    assert not torch.equal(batch.images[0], batch.images[1])
+    same = [np.array([2, 2]), np.array([2, 2])]
+    first, second = make_batches(images, same, 0, 3, Sharing())
+    crops = [*first.images, *second.images]
+    for i, crop in enumerate(crops):
+        assert not any(torch.equal(crop, other) for other in crops[:i])
 
 
 # ------------------------------------------------------------------ the ingredient

@@ -157,7 +157,7 @@ class OtherRank(Ranks):
 
 
 def test_features_of_two_processes_give_loss_and_gradients_of_one(monkeypatch):
-    """The sum over two halves of a batch; real processes: test_experiments.py."""
+    """The sum over two halves of a batch; real processes: test_experiment_resumption.py."""
     net, batch = thin_network(monkeypatch), random_batch(9)
     whole = gradients(net, GlobalStage(), batch)
     net.zero_grad(set_to_none=True)

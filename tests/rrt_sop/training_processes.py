@@ -1,8 +1,6 @@
 """Runs experiments with the thin backbone in this process: for tests that start several of them.
 
-    python -m tests.rrt_sop.training_processes FILE     # a JSON list of [stage, options]
-
-A number WATCH=<seconds> in the environment has a run watched: see `test_experiments.py`.
+python -m tests.rrt_sop.training_processes FILE     # a JSON list of [stage, options]
 """
 
 import json
