@@ -24,7 +24,7 @@ SETUP_KEYS = (
 )
 DATASET_KEYS = (
     *("name", "train_file", "test_file", "batch_size", "sampler", "num_identities"),
-    *("num_iterations", "crop_size", "test_resize", "test_crop", "keypoints"),
+    *("num_iterations", "crop_size", "smallest_crop", "test_resize", "test_crop", "keypoints"),
 )
 UNSHARED_MODEL_KEYS = ("pretrained", "backbone_weights")  # where the first weights came from
 

@@ -32,6 +32,7 @@ def config():
     num_workers = 8  # processes that read images; 0: none
     pin_memory = True  # page-locked batches, where there is a GPU
     crop_size = 224  # pixels, side of the random training crops
+    smallest_crop = 0.08  # share of the image's area that such a crop covers at least
     test_resize = 256  # pixels, side that test images are squeezed to; published: 256
     test_crop = 224  # pixels, side of their centre crop; published: 224
     recalls = [1, 10, 100, 1000]  # k of recall@k
@@ -78,6 +79,7 @@ dataset_ingredient.add_named_config(
 MINI = {
     "data_path": "data/mini_products",
     "crop_size": 96,
+    "smallest_crop": 0.3,
     "test_resize": 108,
     "test_crop": 96,
     "num_workers": 2,
@@ -88,10 +90,10 @@ dataset_ingredient.add_named_config(
     MINI
     | {
         "name": "mini_global",
-        "batch_size": 64,
+        "batch_size": 128,
         "test_batch_size": 128,
         "sampler": "random_id",
-        "num_iterations": 100,
+        "num_iterations": 50,
     },
 )
 dataset_ingredient.add_named_config(
@@ -119,9 +121,9 @@ def load_list(
 
 
 @dataset_ingredient.capture
-def load_train_list(train_file: str, crop_size: int) -> ImageList:
+def load_train_list(train_file: str, crop_size: int, smallest_crop: float) -> ImageList:
     """The training images with random crops and mirroring."""
-    return load_list(train_file, make_train_transform(crop_size))
+    return load_list(train_file, make_train_transform(crop_size, smallest_crop))
 
 
 @dataset_ingredient.capture

@@ -5,17 +5,25 @@ from torchvision.transforms import InterpolationMode
 
 from rrt_sop.datasets.image_list import Transform
 
-SCALE = (0.08, 1.0)  # share of the image's area that a training crop covers
+SMALLEST_CROP = 0.08  # published: a training crop covers this share of the image's area or more
 RATIO = (3 / 4, 4 / 3)  # its width / height, log-uniform
 
 
-def make_train_transform(crop_size: int = 224) -> Transform:
-    """Random resized crop to crop_size x crop_size (bilinear), mirrored in half of the cases."""
+def make_train_transform(crop_size: int = 224, smallest_crop: float = SMALLEST_CROP) -> Transform:
+    """Random resized crop to crop_size x crop_size (bilinear), mirrored in half of the cases.
+
+    The crop covers between the share `smallest_crop` and all of the image's area.
+    """
     _require_positive(crop_size=crop_size)
+    if not 0 < smallest_crop <= 1:
+        raise ValueError(f"smallest_crop is {smallest_crop}, expected a share above 0, at most 1")
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(
-                crop_size, SCALE, RATIO, interpolation=InterpolationMode.BILINEAR
+                crop_size,
+                (smallest_crop, 1.0),
+                RATIO,
+                interpolation=InterpolationMode.BILINEAR,
             ),
             transforms.RandomHorizontalFlip(0.5),
             transforms.ToTensor(),

@@ -14,7 +14,7 @@ model_ingredient = Ingredient("model", save_git_info=False)
 
 @model_ingredient.config
 def config():
-    arch = "resnet50"  # backbone: resnet18, 34, 50, 101 or 152 of torchvision, or superpoint
+    arch = "resnet50"  # resnet18, 34, 50, 101 or 152 of torchvision, resnet10, or superpoint
     pretrained = True  # start training from ImageNet weights (V1); evaluation needs none
     backbone_weights = None  # their file; None: torchvision's cache, which downloads at first
     dropout = 0.0  # on the input of the classifier
@@ -42,9 +42,9 @@ model_ingredient.add_named_config("resnet50", {"arch": "resnet50", "normalize": 
 # the same method, small enough to be trained on two cores from random weights (generated products);
 # its batch norms have statistics of their own to learn: set_bn_eval=False in the global stage
 model_ingredient.add_named_config(
-    "resnet18_mini",
+    "resnet10_mini",
     {
-        "arch": "resnet18",
+        "arch": "resnet10",
         "pretrained": False,
         "normalize": True,
         "num_global_features": 128,

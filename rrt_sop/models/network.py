@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from rrt_sop.models.matcher import Matcher
 
-ARCHS = ("resnet50", "resnet18", "resnet34", "resnet101", "resnet152")
+ARCHS = ("resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "resnet10")
 NORM_LAYERS = (None, "layer", "batch")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -85,8 +85,7 @@ class RerankNet(nn.Module):
         self.normalize_weight, self.ert_seq_len = normalize_weight, ert_seq_len
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
-        # the last scale of every residual branch starts at 0
-        stock: Any = getattr(torchvision.models, arch)(weights=None, zero_init_residual=True)
+        stock = make_stock(arch)
         width = stock.fc.in_features
         self.norm_layer = make_norm(norm_layer, width)
         needs_map = remap or num_global_features != width
@@ -180,6 +179,21 @@ class RerankNet(nn.Module):
         features = self.features(images)
         global_ = self.global_feature(features)
         return self.classify(global_), global_, self.remap_local(features)
+
+
+def make_stock(arch: str) -> Any:
+    """torchvision's network with random weights; the last scale of every branch starts at 0.
+
+    resnet10 is none of torchvision's: one basic block a stage, and no stride in the last stage, so
+    that the map of a small image keeps some cells (6 x 6 of 96 x 96 pixels).
+    """
+    if arch != "resnet10":
+        return getattr(torchvision.models, arch)(weights=None, zero_init_residual=True)
+    block = torchvision.models.resnet.BasicBlock
+    stock = torchvision.models.ResNet(block, [1, 1, 1, 1], zero_init_residual=True)
+    first = stock.layer4[0]
+    first.conv1.stride = first.downsample[0].stride = (1, 1)
+    return stock
 
 
 def make_norm(name: str | None, width: int) -> nn.Module | None:

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m rrt_sop.eval_global -F logs/eval_global_mini \
-    with dataset.mini_global model.resnet18_mini \
-    resume=logs/train_global_mini/resnet18_mini_global.pt \
+    with dataset.mini_global model.resnet10_mini \
+    resume=logs/train_global_mini/resnet10_mini_global.pt \
     nn_inds_copy=rrt_sop/rrt_sop_caches/mini_nn_inds_test.pkl \
     temp_dir=logs/eval_global_mini "$@"

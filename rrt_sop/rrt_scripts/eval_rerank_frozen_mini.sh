@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m rrt_sop.eval_rerank -F logs/eval_rerank_frozen_mini \
-    with dataset.mini_rerank model.resnet18_mini page=True \
-    resume=logs/train_rerank_frozen_mini/resnet18_mini_rerank.pt \
+    with dataset.mini_rerank model.resnet10_mini page=True \
+    resume=logs/train_rerank_frozen_mini/resnet10_mini_rerank.pt \
     cache_nn_inds=rrt_sop/rrt_sop_caches/mini_nn_inds_test.pkl \
     temp_dir=logs/eval_rerank_frozen_mini "$@"

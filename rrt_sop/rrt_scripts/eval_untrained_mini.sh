@@ -6,5 +6,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m rrt_sop.eval_global -F logs/eval_untrained_mini \
-    with dataset.mini_global model.resnet18_mini untrained=True \
+    with dataset.mini_global model.resnet10_mini untrained=True \
     temp_dir=logs/eval_untrained_mini "$@"

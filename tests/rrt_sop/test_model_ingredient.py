@@ -64,8 +64,8 @@ def test_defaults_are_those_of_the_document():
 def test_named_configs_make_the_networks():
     net = run_with(lambda: make_model(7), "resnet50", pretrained=False)
     assert (net.arch, net.normalize, net.classifier.out_features) == ("resnet50", True, 7)
-    mini = run_with(lambda: make_model(7), "resnet18_mini")  # and nothing is fetched
-    assert (mini.arch, mini.normalize) == ("resnet18", True)
+    mini = run_with(lambda: make_model(7), "resnet10_mini")  # and nothing is fetched
+    assert (mini.arch, mini.normalize) == ("resnet10", True)
     assert run_with(lambda: make_model(3), freeze_backbone=True, pretrained=False, **SMALL)
 
 
