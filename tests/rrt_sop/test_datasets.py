@@ -209,6 +209,7 @@ DEFAULTS = {
     "num_workers": 8,
     "pin_memory": True,
     "crop_size": 224,
+    "smallest_crop": 0.08,
     "recalls": [1, 10, 100, 1000],
     "num_identities": 64,
     "num_iterations": 465,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rrt_sop.models.network import RerankNet
+from rrt_sop.models.network import STAGES, RerankNet
 from tests.golden_recipe import GOLDEN_DIR, cases_of_kind, load_manifest, load_outputs
 from tests.rrt_sop.golden_models import BACKBONE, SYSTEM, golden_images, golden_network
 
@@ -152,3 +152,11 @@ def test_call_without_input_is_refused():
 
 def test_reference_cases_were_found():
     assert CASES, f"no '{BACKBONE}' case in {GOLDEN_DIR / SYSTEM / 'manifest.json'}"
+
+
+def test_ten_layers_keep_six_by_six_cells_of_a_small_image():
+    net = RerankNet(**SMALL | {"arch": "resnet10", "num_classes": 3}).eval()
+    logits, global_, local = net(torch.rand(2, 3, 96, 96))
+    assert (logits.shape, global_.shape) == ((2, 3), (2, SMALL["num_global_features"]))
+    assert local.shape == (2, SMALL["num_local_features"], 6, 6)
+    assert [len(getattr(net, name)) for name in STAGES] == [1, 1, 1, 1]

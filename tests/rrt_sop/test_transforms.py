@@ -57,6 +57,7 @@ def test_train_transform_crops_and_mirrors_in_half_of_the_cases():
     [
         (lambda: make_train_transform(0), "crop_size is 0"),
         (lambda: make_train_transform(-3), "crop_size is -3"),
+        (lambda: make_train_transform(8, 1.5), "smallest_crop is 1.5"),
         (lambda: make_test_transform(0, 0), "test_resize is 0"),
         (lambda: make_test_transform(100, 224), "test_crop=224 is larger than test_resize=100"),
     ],
