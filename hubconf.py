@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-dependencies = ["torch", "timm"]
+dependencies = ["torch", "torchvision", "timm"]
 
 
 def rrt_gld_matcher(checkpoint: str | Path | None = None, **sizes: Any) -> Any:
@@ -20,6 +20,34 @@ def rrt_gld_matcher(checkpoint: str | Path | None = None, **sizes: Any) -> Any:
     if checkpoint is not None:
         load_released(model, checkpoint)
     return model.eval()
+
+
+def rrt_sop_model(checkpoint: str | Path | None = None, **options: Any) -> Any:
+    """ResNet with reranking transformer on products (RRT, ICCV'21), in evaluation mode.
+
+    `checkpoint`: a released or own file, loaded strictly; without one the weights are random.
+    `options`: arguments of `rrt_sop.models.network.RerankNet`; by default the published network
+    (`normalize=True`, 11,318 classes). `model(images)` with (B, 3, H, W) RGB in [0, 1] gives
+    (logits, global, local); `model.matcher(local_src, local_tgt)` one logit per pair.
+    """
+    from rrt_sop.models.network import RerankNet
+    from utils.checkpoints import load_released
+
+    model = RerankNet(**{"normalize": True, **options})
+    if checkpoint is not None:
+        load_released(model, checkpoint)
+    return model.eval()
+
+
+def rrt_sop_matcher(**sizes: Any) -> Any:
+    """The matcher of `rrt_sop_model` alone, random weights, in evaluation mode.
+
+    `sizes`: arguments of `rrt_sop.models.matcher.Matcher`, by default the published size. Called
+    with two local maps (B, C, h, w), the query's first: one logit per pair.
+    """
+    from rrt_sop.models.matcher import Matcher
+
+    return Matcher(**sizes).eval()
 
 
 def vitgal(variant: str = "s12", checkpoint: str | Path | None = None) -> Any:

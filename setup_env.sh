@@ -8,7 +8,7 @@
 # Needs nothing but bash and python3.
 
 supported_pythons="3.11 3.12"
-needed_gigabytes=6
+needed_gigabytes=9
 
 setup_say() { printf '[set-up] %s\n' "$*" >&2; }
 
@@ -102,7 +102,7 @@ print("%.1f" % free)
 sys.exit(free < float(sys.argv[1]))'
     local free
     free="$("$1" -c "$code" "$needed_gigabytes")" || setup_stop \
-        "$free GB are free below $PWD; about $needed_gigabytes GB are needed (more with the CUDA build of PyTorch)." \
+        "$free GB are free below $PWD; about $needed_gigabytes GB are needed (less with the CPU build of PyTorch, see README.md)." \
         "Free some space, or put the checkout on a larger disk, and run again."
 }
 

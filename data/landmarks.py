@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-Image = np.ndarray  # (H, W, 3) uint8, BGR
+from data.drawing import Image, area, colour, ornament, pyramid, sign, texture
+
 FRONT_HEIGHT = 352  # pixels of the tallest front texture
 
 
@@ -51,13 +52,6 @@ class Geometry:
     scale: float  # sqrt(visible pixels of the front / pixels of the picture)
     azimuth: float
     night: bool
-
-
-def _colour(rng: np.random.Generator, low: int = 40, high: int = 225) -> tuple[int, ...]:
-    """A muted colour (BGR): brightness from [low, high), little saturation, any hue."""
-    value = rng.integers(low, high)
-    tint = 1 - rng.uniform(0.05, 0.45) * rng.random(3)
-    return tuple(int(c) for c in value * tint)
 
 
 def _stone(rng: np.random.Generator, base: tuple[int, ...], h: int, w: int) -> Image:
@@ -106,49 +100,6 @@ def _window(img: Image, style: dict, x: int, y: int, w: int, h: int) -> None:
         cv2.rectangle(img, (x - 3, bottom), (right + 3, bottom + 3), frame, -1)
 
 
-def _ornament(img: Image, rng: np.random.Generator, x: int, y: int, r: int) -> None:
-    """A medallion nobody else has: a few polygons, rings and strokes within radius r."""
-    kind = int(rng.integers(4))
-    if kind == 0:
-        cv2.circle(img, (x, y), r, _colour(rng), -1, cv2.LINE_AA)
-    elif kind == 1:
-        cv2.rectangle(img, (x - r, y - r), (x + r, y + r), _colour(rng), -1)
-    for _ in range(int(rng.integers(2, 6))):
-        stroke = int(rng.integers(3))
-        points = (np.array([x, y]) + rng.normal(0, 0.5 * r, (int(rng.integers(3, 6)), 2))).astype(
-            np.int32
-        )
-        if stroke == 0:
-            cv2.fillPoly(img, [points], _colour(rng, 0, 255), cv2.LINE_AA)
-        elif stroke == 1:
-            cv2.polylines(
-                img, [points], bool(rng.integers(2)), _colour(rng, 0, 255), 2, cv2.LINE_AA
-            )
-        else:
-            centre = (int(points[0, 0]), int(points[0, 1]))
-            cv2.circle(
-                img,
-                centre,
-                int(rng.integers(2, max(r // 2, 3))),
-                _colour(rng, 0, 255),
-                -1,
-                cv2.LINE_AA,
-            )
-
-
-def _sign(img: Image, rng: np.random.Generator, x: int, y: int) -> None:
-    """A word on a board."""
-    word = "".join(chr(int(c)) for c in rng.integers(65, 91, int(rng.integers(3, 7))))
-    font = int(
-        rng.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX])
-    )
-    size = float(rng.uniform(0.5, 1.1))
-    (w, h), _ = cv2.getTextSize(word, font, size, 2)
-    if rng.random() < 0.7:
-        cv2.rectangle(img, (x - 4, y - h - 5), (x + w + 4, y + 6), _colour(rng), -1)
-    cv2.putText(img, word, (x, y), font, size, _colour(rng, 0, 255), 2, cv2.LINE_AA)
-
-
 def _outline(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     """(H, W) uint8 mask of the front: flat, gabled, stepped, domed or with towers."""
     mask = np.zeros((h, w), np.uint8)
@@ -175,8 +126,8 @@ def _outline(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
 
 def _window_style(rng: np.random.Generator) -> dict:
     return {
-        "glass": _colour(rng, 10, 200),
-        "frame": _colour(rng, 60, 255),
+        "glass": colour(rng, 10, 200),
+        "frame": colour(rng, 60, 255),
         "shape": int(rng.integers(4)),
         "cross": bool(rng.integers(2)),
         "sill": bool(rng.integers(2)),
@@ -187,7 +138,7 @@ def _draw_wall(
     style: np.random.Generator, detail: np.random.Generator, h: int, w: int
 ) -> np.ndarray:
     """(H, W, 4): wall, floors of windows, cornices, door, ornaments, signs, outline."""
-    img = _stone(style, _colour(style, 90, 215), h, w)
+    img = _stone(style, colour(style, 90, 215), h, w)
     windows = [_window_style(style) for _ in range(2)]
     floors, columns = int(style.integers(3, 7)), int(style.integers(3, 8))
     fh, fw = h // floors, w // columns
@@ -195,12 +146,12 @@ def _draw_wall(
     for floor in range(floors):
         kind = windows[int(style.integers(2))]
         if style.random() < 0.5:
-            cv2.rectangle(img, (0, floor * fh), (w, floor * fh + 5), _colour(style), -1)
+            cv2.rectangle(img, (0, floor * fh), (w, floor * fh + 5), colour(style), -1)
         for column in range(columns):
             if detail.random() < 0.15:  # bricked up, or an ornament in its place
                 if detail.random() < 0.6:
                     x, y = column * fw + fw // 2, floor * fh + fh // 2
-                    _ornament(img, detail, x, y, max(min(fw, fh) // 3, 5))
+                    ornament(img, detail, x, y, max(min(fw, fh) // 3, 5))
                 continue
             ww, wh = max(int(fw * wide), 5), max(int(fh * tall), 6)
             _window(
@@ -211,30 +162,23 @@ def _draw_wall(
     _window(img, door, int(w * style.uniform(0.2, 0.65)), h - dh, dw, dh)
     for _ in range(int(detail.integers(3, 9))):
         x, y = int(detail.integers(10, w - 10)), int(detail.integers(20, h - 10))
-        _ornament(img, detail, x, y, int(detail.integers(8, 30)))
+        ornament(img, detail, x, y, int(detail.integers(8, 30)))
     for _ in range(int(detail.integers(1, 4))):
-        _sign(img, detail, int(detail.integers(0, max(w - 70, 1))), int(detail.integers(30, h)))
+        sign(img, detail, int(detail.integers(0, max(w - 70, 1))), int(detail.integers(30, h)))
     return np.dstack([img, _outline(style, h, w)])
-
-
-def _pyramid(texture: np.ndarray, levels: int = 4) -> tuple[np.ndarray, ...]:
-    pyramid = [texture]
-    for _ in range(levels - 1):
-        pyramid.append(cv2.pyrDown(pyramid[-1]))
-    return tuple(pyramid)
 
 
 def draw_landmark(style: np.random.Generator, detail: np.random.Generator) -> Landmark:
     """A landmark; `style` is shared by a family of look-alikes, `detail` is its own."""
     h = FRONT_HEIGHT
     w = int(h * style.uniform(0.7, 1.35))
-    front = _pyramid(_draw_wall(style, detail, h, w))
+    front = pyramid(_draw_wall(style, detail, h, w))
     if style.random() < 0.5:
         return Landmark(front, None, w / h, 0.0)
     d = int(h * style.uniform(0.4, 0.8))
     side = _draw_wall(style, detail, h, d)
     side[..., 3] = 255
-    return Landmark(front, _pyramid(side), w / h, d / h)
+    return Landmark(front, pyramid(side), w / h, d / h)
 
 
 def sample_view(rng: np.random.Generator, kind: str) -> View:
@@ -272,18 +216,12 @@ def _project(view: View, points: np.ndarray) -> np.ndarray:
     return np.stack([x + view.offset[0] * view.size[0], y + view.offset[1] * view.size[1]], axis=1)
 
 
-def _area(corners: np.ndarray) -> float:
-    """Signed area of a quadrilateral (4, 2); negative when it is seen from behind."""
-    x, y = corners.T
-    return float(0.5 * np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
-
-
 def _paste(
     img: Image, pyramid: tuple[np.ndarray, ...], corners: np.ndarray, covered: np.ndarray
 ) -> None:
     """Warp a texture onto the picture; `covered` (H, W) uint8 becomes 255 where it lies."""
     h, w = pyramid[0].shape[:2]
-    shrink = np.sqrt(h * w / max(abs(_area(corners)), 1.0))
+    shrink = np.sqrt(h * w / max(abs(area(corners)), 1.0))
     texture = pyramid[int(np.clip(np.floor(np.log2(max(shrink, 1.0)) + 0.3), 0, len(pyramid) - 1))]
     th, tw = texture.shape[:2]
     source = np.array([[0, 0], [tw, 0], [tw, th], [0, th]], np.float32)
@@ -294,28 +232,22 @@ def _paste(
     covered[inside] = 255
 
 
-def _texture(base: tuple[int, ...], noise: np.ndarray, w: int, h: int) -> Image:
-    """A surface of one colour with the coarse grid `noise` (a, b, 1) spread over it."""
-    spread = cv2.resize(noise, (w, h), interpolation=cv2.INTER_CUBIC)[..., None]
-    return np.clip(spread + np.array(base), 0, 255).astype(np.uint8)
-
-
 def _scenery(rng: np.random.Generator, w: int, h: int) -> Image:
     """Sky, ground and parts of other buildings."""
     horizon = int(h * rng.uniform(0.55, 0.9))
-    sky, ground = _colour(rng, 150, 250), _colour(rng, 60, 170)
+    sky, ground = colour(rng, 150, 250), colour(rng, 60, 170)
     clouds = rng.normal(0, 18, (int(rng.integers(2, 10)), int(rng.integers(2, 10)), 1))
     gravel = rng.normal(0, 22, (int(rng.integers(4, 40)), int(rng.integers(4, 40)), 1))
     img = np.empty((h, w, 3), np.uint8)
-    img[:horizon] = _texture(sky, clouds, w, horizon)
-    img[horizon:] = _texture(ground, gravel, w, h - horizon)
+    img[:horizon] = texture(sky, clouds, w, horizon)
+    img[horizon:] = texture(ground, gravel, w, h - horizon)
     for _ in range(int(rng.integers(1, 5))):
         bw, bh = int(w * rng.uniform(0.12, 0.4)), int(h * rng.uniform(0.2, 0.7))
         x, y = int(rng.integers(-bw // 2, w - bw // 2)), horizon - bh
         x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + bw, w), horizon
         if x2 - x1 < 8 or y2 - y1 < 8:
             continue
-        block = np.full((y2 - y1, x2 - x1, 3), _colour(rng), np.uint8)
+        block = np.full((y2 - y1, x2 - x1, 3), colour(rng), np.uint8)
         style, step = _window_style(rng), int(rng.integers(12, 30))
         for wy in range(3, block.shape[0] - step, step):
             for wx in range(3, block.shape[1] - step, step):
@@ -328,7 +260,7 @@ def _occlude(img: Image, rng: np.random.Generator, count: int, covered: np.ndarr
     """Trees, people, vans, posters and lamp posts in front; clears `covered` under them."""
     h, w = img.shape[:2]
     for _ in range(count):
-        kind, c = int(rng.integers(5)), _colour(rng, 0, 255)
+        kind, c = int(rng.integers(5)), colour(rng, 0, 255)
         x, y, r = int(rng.integers(0, w)), int(rng.integers(h // 3, h)), int(rng.integers(10, 46))
         shape = np.zeros((h, w), np.uint8)
         if kind == 0:  # tree
@@ -354,7 +286,7 @@ def _occlude(img: Image, rng: np.random.Generator, count: int, covered: np.ndarr
                 img[inside] * rng.uniform(0.6, 1.4, (int(inside.sum()), 1)), 0, 255
             ).astype(np.uint8)
         if kind in (2, 3):
-            _sign(img, rng, x + 2, y + r // 3)
+            sign(img, rng, x + 2, y + r // 3)
         covered[inside] = 0
 
 
@@ -400,7 +332,7 @@ def photograph(landmark: Landmark, view: View, rng: np.random.Generator) -> tupl
                 ]
             ),
         )
-        if _area(wall) > 1:
+        if area(wall) > 1:
             _paste(img, landmark.side, wall, covered)
     covered[:] = 0
     _paste(img, landmark.front, front, covered)
@@ -413,7 +345,7 @@ def _measure(view: View, front: np.ndarray, covered: np.ndarray, outline_share: 
     pixels = int(np.count_nonzero(covered))
     w, h = view.size
     x, y, bw, bh = cv2.boundingRect(covered) if pixels else (0, 0, 0, 0)
-    visible = pixels / max(abs(_area(front)) * outline_share, 1.0)
+    visible = pixels / max(abs(area(front)) * outline_share, 1.0)
     scale = float(np.sqrt(pixels / (w * h)))
     box = (float(x), float(y), float(x + bw), float(y + bh))
     return Geometry(box, min(visible, 1.0), scale, view.azimuth, view.night)

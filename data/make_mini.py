@@ -1,17 +1,21 @@
 """Draws the generated sets that stand in for data which nobody can redistribute.
 
     python -m data.make_mini landmarks [--out data] [--train-landmarks 3000] [--seed 0] ...
+    python -m data.make_mini products [--out data] [--train-products 564] [--seed 0] ...
 
 `landmarks` writes a test side in the layout of Revisited Oxford (`<out>/mini_landmarks/`: jpg/,
 gnd_mini_landmarks.pkl) and a train side in the layout of Google Landmarks v2 (`<out>/mini_gldv2/`:
-train/a/b/c/<id>.jpg, train.csv, train_clean.csv, train.txt) with other landmarks, and a picture
-sheet of each. The same seed and sizes give the same bytes for any number of workers.
+train/a/b/c/<id>.jpg, train.csv, train_clean.csv, train.txt) with other landmarks.
+`products` writes a set in the layout of Stanford Online Products (`<out>/mini_products/`:
+<super_class>_final/<image>.JPG, Ebay_train.txt, Ebay_test.txt, Ebay_info.txt), its test products
+unseen in training. Each comes with a picture sheet; the same seed and sizes give the same bytes
+for any number of workers.
 """
 
 import argparse
 import sys
 
-from data import mini_landmarks
+from data import mini_landmarks, mini_products
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,12 +28,19 @@ def main(argv: list[str] | None = None) -> int:
     sets = parser.add_subparsers(dest="set", required=True)
     landmarks = sets.add_parser("landmarks", help="landmarks in the layouts of ROxf and GLDv2")
     mini_landmarks.add_arguments(landmarks)
+    landmarks.set_defaults(make=mini_landmarks.make)
+    products = sets.add_parser("products", help="products in the layout of SOP")
+    mini_products.add_arguments(products)
+    products.set_defaults(make=mini_products.make)
     options = parser.parse_args(argv)
     try:
-        mini_landmarks.make(options)
+        options.make(options)
     except (OSError, ValueError) as error:
         print(f"make_mini: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("make_mini: interrupted; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -2,19 +2,16 @@
 
 import argparse
 import hashlib
-import json
-import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
+from data.drawn_sets import draw_all, draw_sheet, make_side, write_picture
 from data.landmarks import Geometry, Landmark, draw_landmark, photograph, relate, sample_view
 from utils.paths import atomic_write
 
@@ -53,37 +50,10 @@ def make(options: argparse.Namespace) -> None:
     if options.train_landmarks < 0 or options.train_views < 2:
         raise ValueError("a train side needs at least two images per landmark")
     sizes = {k: getattr(options, k) for k in ("queries", "views", "distractors")}
-    _make_side(options, options.out / "mini_landmarks", sizes, make_test_side)
+    make_side(options, options.out / "mini_landmarks", VERSION, sizes, make_test_side)
     if options.train_landmarks:
         sizes = {k: getattr(options, k) for k in ("train_landmarks", "train_views")}
-        _make_side(options, options.out / "mini_gldv2", sizes, make_train_side)
-
-
-def _make_side(
-    options: argparse.Namespace, folder: Path, sizes: dict[str, int], draw: Callable[..., None]
-) -> None:
-    """Draw one side unless the same one is there; refuse to mix it with another one."""
-    record = folder / "drawn.json"
-    wanted = {"version": VERSION, "seed": options.seed, **sizes}
-    if record.exists():
-        found = json.loads(record.read_text())
-        if found["made_from"] != wanted and not options.overwrite:
-            raise ValueError(
-                f"{folder} holds a set drawn with {found['made_from']}, wanted {wanted}; "
-                "choose another --out, or --overwrite"
-            )
-        if found["made_from"] == wanted and found["complete"] and not options.overwrite:
-            tqdm.write(f"{folder}: already drawn, kept")
-            return
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(record, {"made_from": wanted, "complete": False})
-    draw(folder, options)
-    _write_json(record, {"made_from": wanted, "complete": True})
-    tqdm.write(f"{folder}: {sizes}, seed {options.seed}; look at {folder / 'sheet.jpg'}")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    atomic_write(path, (json.dumps(content, indent=1) + "\n").encode())
+        make_side(options, options.out / "mini_gldv2", VERSION, sizes, make_train_side)
 
 
 def _family(side: int, index: int, queries: int) -> int:
@@ -107,11 +77,7 @@ def _shoot(landmark: Landmark, kind: str, path: Path, key: list[int], attempts: 
         picture, geometry = photograph(landmark, view, rng)
         if relate(geometry, geometry) != "junk":
             break
-    ok, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, view.quality])
-    if not ok:
-        raise ValueError(f"OpenCV could not encode {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, data.tobytes())
+    write_picture(path, picture, view.quality)
     return Shot(path.stem, view.size, geometry)
 
 
@@ -155,27 +121,11 @@ def _draw_train_landmark(folder: Path, seed: int, views: int, index: int) -> lis
     ]
 
 
-def _single_thread() -> None:
-    cv2.setNumThreads(1)
-
-
-def _draw_all(
-    draw: Callable[[int], list[Shot]], count: int, workers: int, what: str
-) -> list[list[Shot]]:
-    """`draw(0..count-1)` by all workers, in order, with a progress bar in landmarks."""
-    bar = partial(tqdm, total=count, desc=what, unit="landmark", smoothing=0.05)
-    if workers <= 1:
-        _single_thread()
-        return list(bar(map(draw, range(count))))
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_single_thread) as pool:
-        return list(bar(pool.imap(draw, range(count), chunksize=4)))
-
-
 def make_test_side(folder: Path, options: argparse.Namespace) -> None:
     """jpg/, gnd_mini_landmarks.pkl, sheet.jpg; the line lists come from tools/prepare_data.py."""
     queries = options.queries
     draw = partial(_draw_test_landmark, folder, options.seed, queries, options.views)
-    shots = _draw_all(draw, queries + options.distractors, options.workers, "test side")
+    shots = draw_all(draw, queries + options.distractors, options.workers, "test side", "landmark")
     gallery = sorted((s.stem for i, own in enumerate(shots) for s in own[i < queries :]))
     order = np.random.default_rng([options.seed, TEST]).permutation(len(gallery))
     imlist = [gallery[i] for i in order]  # shuffled: equal scores must not favour the positives
@@ -211,7 +161,7 @@ def make_test_side(folder: Path, options: argparse.Namespace) -> None:
 def make_train_side(folder: Path, options: argparse.Namespace) -> None:
     """train/, train.csv, train_clean.csv, train.txt and sheet.jpg."""
     draw = partial(_draw_train_landmark, folder, options.seed, options.train_views)
-    shots = _draw_all(draw, options.train_landmarks, options.workers, "train side")
+    shots = draw_all(draw, options.train_landmarks, options.workers, "train side", "landmark")
     lines = sorted(
         (_train_path(s.stem), label, s.size) for label, own in enumerate(shots) for s in own
     )
@@ -228,31 +178,3 @@ def make_train_side(folder: Path, options: argparse.Namespace) -> None:
         for label, own in enumerate(shots[:12])
     ]
     draw_sheet(rows, folder / "sheet.jpg")
-
-
-def draw_sheet(rows: Sequence[Sequence[tuple[Path, str]]], path: Path, side: int = 160) -> None:
-    """A picture of pictures, a row per landmark, each with its caption."""
-    sheet = np.full((len(rows) * (side + 18), max(map(len, rows)) * side, 3), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for c, (file, caption) in enumerate(row):
-            picture = cv2.imread(str(file))
-            if picture is None:
-                raise ValueError(f"{file} cannot be read back; draw the set again (--overwrite)")
-            scale = (side - 4) / max(picture.shape[:2])
-            small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            y, x = r * (side + 18), c * side
-            sheet[y : y + small.shape[0], x : x + small.shape[1]] = small
-            cv2.putText(
-                sheet,
-                caption,
-                (x + 2, y + side + 12),
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.45,
-                (0, 0, 0),
-                1,
-                cv2.LINE_AA,
-            )
-    ok, data = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    if not ok:
-        raise ValueError(f"OpenCV could not encode {path}")
-    atomic_write(path, data.tobytes())

@@ -42,3 +42,50 @@ def test_checkpoint_of_another_size_is_refused(tmp_path):
         ValueError, match=r"(?s)tiny\.pt does not fit.*model 384 x 128, file 48 x 16"
     ):
         hubconf.rrt_gld_matcher(checkpoint=path)
+
+
+SOP_LAYOUT = load_manifest("rrt_sop", "layout.json")["published"]
+SOP_SMALL = {
+    "arch": "resnet18",
+    "num_classes": 3,
+    "num_global_features": 8,
+    "num_local_features": 8,
+    "ert_nhead": 2,
+    "ert_num_encoder_layers": 1,
+    "ert_dim_feedforward": 16,
+}
+
+
+def test_sop_model_is_the_published_network_and_loads_its_checkpoint(tmp_path):
+    """All 401 names, in order; the constructor's names of the manifest are accepted."""
+    model = hubconf.rrt_sop_model(**SOP_LAYOUT["constructor"])
+    assert layout_of(model) == [(name, shape) for name, shape, _ in SOP_LAYOUT["entries"]]
+    assert layout_of(hubconf.rrt_sop_model()) == layout_of(model)
+    path = save_checkpoint(
+        tmp_path / "rrt_r50_sop_global.pt", state=model.state_dict(), optim={}, scheduler={}
+    )
+    loaded = torch.hub.load(str(REPO), "rrt_sop_model", source="local", checkpoint=path)
+    assert not loaded.training
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_sop_model_gives_features_and_pair_scores():
+    model = hubconf.rrt_sop_model(**SOP_SMALL)
+    logits, global_, local = model(torch.rand(2, 3, 64, 64))
+    assert (logits.shape, global_.shape, local.shape) == ((2, 3), (2, 8), (2, 8, 2, 2))
+    torch.testing.assert_close(global_.norm(dim=1), torch.ones(2))
+    assert model.matcher(local, local.flip(0)).shape == (2,)
+    alone = hubconf.rrt_sop_matcher(
+        d_model=8, nhead=2, num_encoder_layers=1, dim_feedforward=16, d_global=8
+    )
+    alone.load_state_dict(model.matcher.state_dict())
+    torch.testing.assert_close(alone(local, local), model.matcher(local, local), rtol=0, atol=0)
+
+
+def test_sop_checkpoint_of_another_size_is_refused(tmp_path):
+    small = hubconf.rrt_sop_model(**SOP_SMALL)
+    path = save_checkpoint(tmp_path / "small.pt", state=small.state_dict())
+    with pytest.raises(ValueError, match=r"(?s)small\.pt does not fit"):
+        hubconf.rrt_sop_model(checkpoint=path)

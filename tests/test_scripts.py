@@ -41,6 +41,15 @@ NAMED = {
         *(f"train_{feature}" for feature in FEATURES),
         *("eval_mini_global", "eval_mini_rerank", "train_mini"),
     ),
+    "rrt_sop/rrt_scripts": (
+        *(
+            f"{step}_{stage}_{size}"
+            for step in ("eval", "train")
+            for stage in ("global", "rerank_frozen", "rerank_finetune")
+            for size in ("r50", "mini")
+        ),
+        *("nn_inds_train_r50", "nn_inds_train_mini", "eval_untrained_mini"),
+    ),
     "vitgal/scripts": (
         *(
             row

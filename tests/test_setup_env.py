@@ -221,7 +221,7 @@ def test_full_disk_is_found_before_installing(checkout: Checkout) -> None:
     result = checkout.setup("requirements.txt", FREE_GB="2.5")
     assert result.returncode == 1
     assert "2.5 GB are free" in result.stderr
-    assert "6 GB are needed" in result.stderr
+    assert "9 GB are needed" in result.stderr
     assert (checkout.calls(), (checkout.root / ".venv").exists()) == ([], False)
 
 

@@ -1,7 +1,7 @@
 """Several processes started by torchrun; a single process is the reference.
 
-Each rank takes its share of the triplets of every global batch and of the pairs in evaluation;
-gradients are summed, so that the steps equal those of a single process up to summation order.
+Each rank takes its share of every global batch and of the pairs in evaluation; gradients are
+summed, so that the steps equal those of a single process up to summation order.
 """
 
 import os
@@ -10,6 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import distributed
+
+# Imported before any group exists: its functions keep the group of that moment as a default. Some
+# optimisers import it late; the group's threads would then outlive `stop_ranks` and could abort the
+# process at its exit.
+from torch.distributed.nn import functional as _functional  # noqa: F401
 
 CPU = torch.device("cpu")
 

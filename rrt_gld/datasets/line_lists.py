@@ -19,7 +19,8 @@ class LineList(NamedTuple):
 
 def load_line_list(path: str | Path) -> LineList:
     """Read a line list; FileNotFoundError when missing, ValueError with the line when malformed."""
-    path = require_file(path, "make it with python -m rrt_gld.tools.prepare_data")
+    hint = "python -m rrt_gld.tools.prepare_data makes it (data.make_mini, for a generated set)"
+    path = require_file(path, hint)
     fields = [line.rsplit(",", 3) for line in path.read_text().splitlines() if line]
     if not fields:
         raise ValueError(f"{path} is empty, expected lines 'path,label,width,height'")

@@ -78,7 +78,7 @@ def list_pictures(
     """
     if line_lists is None:
         found = sorted(p for p in data_dir.rglob("*") if p.suffix.lower() in EXTENSIONS)
-        paths = [p for p in found if not any(part.startswith((".", "delg_")) for part in p.parts)]
+        paths = [p for p in found if not _is_set_aside(p.relative_to(data_dir))]
         if not paths:
             raise FileNotFoundError(
                 f"no picture ({', '.join(sorted(EXTENSIONS))}) below {data_dir}"
@@ -103,6 +103,11 @@ def list_pictures(
         truth = load_ground_truth(data_dir / gnd_file)
         boxes = {stem: as_box(g["bbx"]) for stem, g in zip(truth.qimlist, truth.gnd, strict=True)}
     return [Picture(path.stem, path, boxes.get(path.stem)) for path in paths]
+
+
+def _is_set_aside(path: Path) -> bool:
+    """Whether a part of the path below the set's folder is hidden or holds descriptors."""
+    return any(part.startswith((".", "delg_")) for part in path.parts)
 
 
 def _single_thread() -> None:

@@ -53,6 +53,14 @@ def test_a_ground_truth_without_hard_images_is_measured_on_the_rest(photos, tmp_
     assert not re.search(r"^H_map ", shown, flags=re.M)
 
 
+def test_a_folder_may_be_named_by_any_path(photos, tmp_path, monkeypatch):
+    copy_photos(photos, tmp_path / ".own")  # below a hidden folder, and with .. on the way
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (tmp_path / ".own", Path("../.own")):
+        assert len(demo_search.list_photos(folder)) == 10, folder
+
+
 def test_a_folder_without_ground_truth_gives_ranked_lists(photos, tmp_path, capsys):
     files = copy_photos(photos, tmp_path / "own")
     search = demo_search.make_folder_search(tmp_path / "own", tmp_path / "out", 70)
