@@ -8,4 +8,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m rrt_sop.experiment_global -F logs/train_global_mini \
     with dataset.mini_global model.resnet10_mini model.set_bn_eval=False \
     optim=adamw lr=1e-3 weight_decay=0.01 scheduler=warmcos_step warmup_steps=50 epochs=16 autocast=True \
-    max_minutes=15 temp_dir=logs/train_global_mini "$@"
+    temp_dir=logs/train_global_mini "$@"

@@ -12,4 +12,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
     lr=3e-4 weight_decay=0.01 scheduler=warmcos_step warmup_steps=50 epochs=8 \
     steps_per_epoch=100 cache_nn_inds=rrt_sop/rrt_sop_caches/mini_nn_inds_test.pkl \
     resume=logs/train_rerank_frozen_mini/resnet10_mini_rerank.pt \
-    max_minutes=15 temp_dir=logs/train_rerank_finetune_mini "$@"
+    temp_dir=logs/train_rerank_finetune_mini "$@"
