@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m rrt_sop.experiment_rerank -F logs/train_rerank_finetune_mini \
     with dataset.mini_rerank model.resnet10_mini model.freeze_backbone=False \
-    lr=3e-4 weight_decay=0.01 scheduler=warmcos_step warmup_steps=50 epochs=8 \
+    lr=3e-4 weight_decay=0.01 scheduler=warmcos_step warmup_steps=50 epochs=8 autocast=True \
     steps_per_epoch=100 cache_nn_inds=rrt_sop/rrt_sop_caches/mini_nn_inds_test.pkl \
     resume=logs/train_rerank_frozen_mini/resnet10_mini_rerank.pt \
     temp_dir=logs/train_rerank_finetune_mini "$@"

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m rrt_sop.experiment_rerank -F logs/train_rerank_frozen_mini \
     with dataset.mini_rerank model.resnet10_mini model.freeze_backbone=True \
-    lr=1e-3 weight_decay=0.01 scheduler=warmcos_step warmup_steps=100 epochs=10 \
+    lr=1e-3 weight_decay=0.01 scheduler=warmcos_step warmup_steps=100 epochs=10 autocast=True \
     steps_per_epoch=200 cache_nn_inds=rrt_sop/rrt_sop_caches/mini_nn_inds_test.pkl \
     resume=logs/train_global_mini/resnet10_mini_global.pt \
     temp_dir=logs/train_rerank_frozen_mini "$@"
