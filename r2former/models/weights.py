@@ -96,12 +96,13 @@ def load_network(net: R2Former, path: str | Path, allow_global: bool = False) ->
 def load_global(net: nn.Module, path: str | Path) -> nn.Module:
     """Give a global model (DeiT, or one of the VG benchmark) the weights of a file, strictly.
 
-    For a DeiT the file may also be one with reranking, whose other parts are left out.
+    The file may also be one with reranking, whose other parts are left out.
     """
     state = plain_names(read_checkpoint(path)[ENTRY])
     if isinstance(net, DeiT) and not is_bare(state):
         start = "backbone."
         state = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+    state = {name: value for name, value in state.items() if not name.startswith(RERANKING)}
     return load_exactly(net, state, path)
 
 
