@@ -12,7 +12,7 @@ from r2former.datasets.ingredient import (
     load_val_set,
     make_transforms,
 )
-from tests.r2former.place_folders import line_of_places, write_msls_side, write_vg_split
+from tests.r2former.street_folders import line_of_places, write_msls_side, write_vg_split
 
 # option: value of spec 1.3, per named config
 MSLS = {"dataset_name": "msls", "layout": "msls", "split": "val"}

@@ -11,7 +11,7 @@ from r2former.datasets import msls_scan
 from r2former.datasets.msls import load_msls, load_msls_test_set, load_msls_train_set
 from r2former.datasets.vg_folder import compute_weights
 from tests.golden_recipe import load_manifest
-from tests.r2former.place_folders import line_of_places, write_files, write_msls_side
+from tests.r2former.street_folders import line_of_places, write_files, write_msls_side
 
 TOY = "msls_toy.json"
 SPLITS = ("train", "val", "test")

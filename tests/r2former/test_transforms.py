@@ -13,7 +13,7 @@ from r2former.datasets.transforms import (
     make_train_transform,
 )
 from tests.golden_recipe import load_outputs
-from tests.r2former.place_folders import write_image
+from tests.r2former.street_folders import write_image
 
 PIPELINE = "pipeline.npz"
 RESIZE = (48, 64)

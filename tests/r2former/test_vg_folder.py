@@ -8,7 +8,7 @@ import pytest
 from r2former.datasets.place_set import PlaceSet, within_radius
 from r2former.datasets.vg_folder import list_images, load_folders, load_vg_set, read_weights
 from tests.golden_recipe import array, load_manifest
-from tests.r2former.place_folders import (
+from tests.r2former.street_folders import (
     line_of_places,
     write_image,
     write_vg_images,
