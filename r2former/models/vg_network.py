@@ -39,6 +39,11 @@ class VGNetwork(nn.Module):
                 f"aggregation {aggregation!r} does not go with {backbone}; choose one of "
                 f"{list(wanted)}"
             )
+        if aggregation == "none" and fc_output_dim is not None:
+            raise ValueError(
+                "aggregation none leaves the whole map, whose size depends on the image: set "
+                "fc_output_dim=None"
+            )
         self.backbone: nn.Module
         self.backbone, channels = make_backbone(backbone, pretrained)
         pooling, width = make_pooling(aggregation, channels, netvlad_clusters)
