@@ -1,6 +1,7 @@
 """Pre-computed hard negatives (`msls_v2_deit_hard_final.npy`): made, written, read."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from r2former.datasets.place_set import PlaceSet, Positives
 from utils.knn import search
 from utils.paths import atomic_path, atomic_write, require_file
+
+logger = logging.getLogger(__name__)
 
 INIT, FINAL = 500, 200  # columns: first search, kept after the soft positives went
 NO_IMAGE = -1  # fills short rows
@@ -86,3 +89,26 @@ def _compare(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> Non
             f"{path} was made for other images: {', '.join(differing)} differ from this set's; "
             f"{REMEDY}"
         )
+
+
+def write_lists(
+    path: Path,
+    queries: np.ndarray,
+    database: np.ndarray,
+    soft: Positives,
+    origin: dict[str, Any],
+    widths: tuple[int, int] = (INIT, FINAL),
+    keep_all: bool = False,
+) -> None:
+    """Search, take soft positives out, write; `keep_all`: every stage, named as published."""
+    if min(widths) < 1:
+        raise ValueError(f"hard_init, hard_final are {widths}, expected at least 1 each")
+    init = compute_hard_init(queries, database, widths[0])
+    final = compute_hard_final(init, soft, widths[1])
+    short = int((final[:, -1] < 0).sum())
+    logger.info("%d of %d rows are shorter than %d", short, len(final), widths[1])
+    save_list(path, final, origin)
+    if keep_all:
+        parts = {"hard_init": init, "reference_feature": database, "query_feature": queries}
+        for name, rows in parts.items():
+            save_list(path.with_name(path.name.replace("hard_final", name)), rows, origin)

@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,20 @@ class Draws:
     def seeded(cls, seed: int) -> "Draws":
         """The streams that the published code has after seeding both with `seed`."""
         return cls(np.random.RandomState(seed), random.Random(seed))
+
+    def state(self) -> dict[str, Any]:
+        """Where both streams stand, in plain values that a checkpoint may hold."""
+        kind, words, *rest = self.numpy.get_state(legacy=True)
+        version, inner, gauss = self.python.getstate()
+        numbers = [int(word) for word in words]
+        return {"numpy": [kind, numbers, *rest], "python": [version, list(inner), gauss]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put both streams where `state` says."""
+        kind, words, *rest = state["numpy"]
+        self.numpy.set_state((kind, np.array(words, dtype=np.uint32), *rest))
+        version, inner, gauss = state["python"]
+        self.python.setstate((version, tuple(inner), gauss))
 
     def choice(self, total: int, count: int, weights: np.ndarray | None = None) -> np.ndarray:
         """`count` different numbers below `total`."""

@@ -2,26 +2,51 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from r2former.models.vlad import CRN
+
 OPTIMIZERS = ("adam", "sgd", "adamw")
 RERANKING = ("local_head", "Reranker")  # parameters whose names hold one of these: trained by fix=1
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], optim: str, lr: float) -> Optimizer:
-    """adam, sgd (momentum 0.9, decay 1e-3) or adamw (decay 0.03) over one group."""
-    trained = [p for p in parameters if p.requires_grad]
+Groups = list[dict[str, Any]]
+
+
+def make_groups(net: nn.Module) -> Groups:
+    """One group of all parameters that take a gradient."""
+    return [{"params": [p for p in net.parameters() if p.requires_grad]}]
+
+
+def split_crn(net: nn.Module, lr: float, lr_crn_layer: float, lr_crn_net: float) -> Groups:
+    """Groups of a network with aggregation=crn: its reweighting layers, and all the rest.
+
+    Their rates are `scale` times the rate `lr` of the schedule.
+    """
+    layers = [m for m in net.modules() if isinstance(m, CRN)]
+    own = {id(p) for m in layers for part in (m.filters, m.accumulate) for p in part.parameters()}
+    if not own:
+        raise ValueError("aggregation is 'crn', but the network has no reweighting layers")
+    trained = [p for p in net.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if id(p) in own], "scale": lr_crn_layer / lr},
+        {"params": [p for p in trained if id(p) not in own], "scale": lr_crn_net / lr},
+    ]
+
+
+def make_optimizer(groups: Groups, optim: str, lr: float) -> Optimizer:
+    """adam, sgd (momentum 0.9, decay 1e-3) or adamw (decay 0.03)."""
     if optim == "adam":
-        return torch.optim.Adam(trained, lr=lr)
+        return torch.optim.Adam(groups, lr=lr)
     if optim == "sgd":
-        return torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=1e-3)
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=1e-3)
     if optim == "adamw":
-        return torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.03)
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.03)
     raise ValueError(f"optim is {optim!r}, expected one of {OPTIMIZERS}")
 
 
@@ -48,9 +73,9 @@ class Schedule(NamedTuple):
 
 
 def set_rate(optimizer: Optimizer, lr: float) -> None:
-    """Give every group the rate `lr`."""
+    """Give every group the rate `lr`, times its own scale where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("scale", 1.0)
 
 
 def scale_rate(lr: float, batch: int, published: int | None) -> float:
@@ -63,7 +88,7 @@ def scale_rate(lr: float, batch: int, published: int | None) -> float:
 
 
 def choose_parameters(net: nn.Module, fix: bool, freeze: int) -> None:
-    """Say which parameters take a gradient.
+    """Stop the gradient of what a stage does not train; what has none already stays so.
 
     `fix`: only `local_head` and `Reranker`. `freeze`: backbone blocks with an index below it do
     not (the published code compared the first digit alone, so that blocks 10 and 11 were as 1).
@@ -75,7 +100,8 @@ def choose_parameters(net: nn.Module, fix: bool, freeze: int) -> None:
         block = _block(name)
         frozen = block is not None and block < freeze
         reranking = any(part in name for part in RERANKING)
-        parameter.requires_grad_(not frozen and (reranking or not fix))
+        if frozen or (fix and not reranking):
+            parameter.requires_grad_(False)
 
 
 def _block(name: str, whole: bool = False) -> int | None:

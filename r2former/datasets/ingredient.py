@@ -100,9 +100,9 @@ MINI_STREETS = MINI | {"dataset_name": "mini_streets", "layout": "vg"}
 MINI_MSLS = MINI | {
     "dataset_name": "mini_msls",
     "layout": "msls",
-    "train_cities": ["trondheim", "london"],
-    "val_cities": ["cph"],
-    "test_cities": ["miami"],
+    "train_cities": ["arven", "belmora"],
+    "val_cities": ["castrel"],
+    "test_cities": ["dunmere"],
 }
 dataset_ingredient.add_named_config("mini_streets", MINI_STREETS)
 dataset_ingredient.add_named_config("mini_msls", MINI_MSLS)

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -60,7 +61,7 @@ def write_msls_side(
     def column(name: str, default: str) -> Sequence[str]:
         return columns.get(name, [default] * n)
 
-    tables = {
+    tables: dict[str, dict[str, Sequence[Any]]] = {
         "seq_info": {"key": keys, "sequence_key": ["s"] * n, "frame_number": list(range(n))},
         "subtask_index": {"key": keys, "all": column("all", "True")},
         "raw": {"key": keys, "pano": column("pano", "False")},

@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from r2former.losses import global_terms, rerank_terms, split_groups, total_loss
+from r2former.models.vg_network import VGNetwork
 from r2former.optimisation import (
     Schedule,
     choose_parameters,
+    make_groups,
     make_optimizer,
     scale_rate,
     set_rate,
+    split_crn,
 )
 from r2former.training import RerankStage
 from tests.golden_recipe import array, load_manifest
@@ -173,12 +176,26 @@ def test_the_linear_rule_scales_the_rate():
 
 @pytest.mark.parametrize("optim, decay", [("adam", 0), ("sgd", 1e-3), ("adamw", 0.03)])
 def test_optimisers_have_the_published_settings(optim, decay):
-    made = make_optimizer(small_network().parameters(), optim, 0.1)
+    made = make_optimizer(make_groups(small_network()), optim, 0.1)
     assert made.param_groups[0]["weight_decay"] == decay
     set_rate(made, 0.5)
     assert [group["lr"] for group in made.param_groups] == [0.5]
     with pytest.raises(ValueError, match="optim is 'best'"):
-        make_optimizer(small_network().parameters(), "best", 0.1)
+        make_optimizer(make_groups(small_network()), "best", 0.1)
+
+
+def test_reweighting_layers_have_a_rate_of_their_own():
+    net = VGNetwork("resnet18conv4", "crn", netvlad_clusters=4)
+    optimizer = make_optimizer(split_crn(net, 1e-5, 5e-3, 5e-4), "adam", 1e-5)
+    set_rate(optimizer, 1e-6)
+    own, rest = optimizer.param_groups
+    assert (own["lr"], rest["lr"]) == pytest.approx((5e-4, 5e-5))
+    # three filters and the accumulating layer, each with weight and bias
+    assert len(own["params"]) == 8
+    choose_parameters(net, False, 0)  # the first layers of the backbone stay frozen
+    assert len(own["params"]) + len(rest["params"]) == len(trained(net)) < 55
+    with pytest.raises(ValueError, match="no reweighting layers"):
+        split_crn(small_network(), 1e-5, 5e-3, 5e-4)
 
 
 def trained(net: torch.nn.Module) -> set[str]:
@@ -193,14 +210,14 @@ def test_fix_trains_local_head_and_reranker_alone():
 
 
 def test_freeze_compares_whole_numbers():
-    net = golden_network("deit")
+    net = type(golden_network("deit"))()
     names = {name for name, _ in net.named_parameters()}
+    choose_parameters(net, False, 0)
+    assert trained(net) == names
     choose_parameters(net, False, 2)
     # the published code would have frozen blocks 10 and 11 too
     assert names - trained(net) == {
         n for n in names if n.startswith(("backbone.blocks.0.", "backbone.blocks.1."))
     }
-    choose_parameters(net, False, 0)
-    assert trained(net) == names
     with pytest.raises(ValueError, match="freeze is 13, expected 0 to 12"):
         choose_parameters(net, False, 13)
