@@ -18,7 +18,7 @@ from r2former.models.selection import XYA
 
 Local = np.ndarray | Tensor
 PRECISIONS = ("float32", "bf16")
-GROUP = {"cpu": 4, "cuda": 64}  # pairs that are computed together
+GROUP = {"cpu": 2, "cuda": 64}  # pairs that are computed together
 BLOCK_BYTES = 256 << 20  # of encoded database images at a time
 
 

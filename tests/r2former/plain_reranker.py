@@ -1,5 +1,7 @@
 """The reranker as the text of the method says it, pair by pair and without shortcuts."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +60,7 @@ def plain_sinusoid(places: Tensor, dim: int) -> Tensor:
     return torch.cat([a.sin(), a.cos(), b.sin(), b.cos()], dim=-1)
 
 
-def plain_block(block: nn.Module, x: Tensor) -> Tensor:
+def plain_block(block: Any, x: Tensor) -> Tensor:
     """A transformer block with its table of attention."""
     batch, length, dim = x.shape
     attn = block.attn
