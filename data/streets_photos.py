@@ -216,8 +216,8 @@ def _paint_sky(img: Image, camera: Camera, ready: Drive, heading: float) -> None
     """The sky above the horizon, turned with the camera."""
     h, w = img.shape[:2]
     horizon = camera.centre[1] + camera.focal * camera.turn[2, 2]
-    turn = np.arctan2(np.sin(heading), np.cos(heading)) * camera.focal / np.pi
-    left = int(np.clip(w / 2 + turn / 4, 0, ready.sky.shape[1] - w))
+    share = 1 - heading / (2 * np.pi) % 1  # of a full turn, clockwise
+    left = int(share * (ready.sky.shape[1] - w))
     top = int(np.clip(ready.sky.shape[0] - horizon - 4, 0, ready.sky.shape[0] - 1))
     piece = ready.sky[top : top + h, left : left + w]
     img[: len(piece)] = piece
