@@ -96,12 +96,15 @@ def save(
     row: str | None,
     strict: bool,
     seed: int,
+    dataset: dict,
+    model: dict,
     _log: Any,
     _run: Any,
 ) -> None:
-    """Rows, ranked lists, page, timings."""
+    """Rows, ranked lists, page, timings. Other protocols have no expected value."""
     weights = resume or "UNTRAINED"
-    rows = show_rows(_run, found, row, weights)
+    tabled = settings.is_tabled(tuple(model["img_size"])) and dataset["protocol"] == "official"
+    rows = show_rows(_run, found, row if tabled else None, weights)
     _run.info["seconds"] = found.seconds
     for what, value in found.seconds.items():
         _log.info("%s: %.2f ms", what, 1000 * value)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,11 +54,13 @@ class Settings:
                 "or single_query, or rerank=False"
             )
 
-    @property
-    def is_published(self) -> bool:
-        """Whether numbers may be held against a table: all but recall_values as published."""
-        numbers = {"recall_values": self.recall_values, "rerank": self.rerank}
-        return asdict(self) == asdict(Settings(**numbers))  # type: ignore[arg-type]
+    def is_tabled(self, img_size: tuple[int, int]) -> bool:
+        """Whether numbers may be held against a table: all as published but the values of k.
+
+        `img_size`: that the model was built for, which the table's images have.
+        """
+        free = {"recall_values": self.recall_values, "rerank": self.rerank, "resize": img_size}
+        return asdict(self) == asdict(replace(Settings(), **free))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

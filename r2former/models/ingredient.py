@@ -1,5 +1,7 @@
 """Sacred ingredient `model`: options of the network; model.deit, model.deitBase, model.resnet50."""
 
+import logging
+
 import torch
 from sacred import Ingredient
 from torch import nn
@@ -14,6 +16,8 @@ from r2former.models.weights import (
     start_deit,
     start_resnet,
 )
+
+logger = logging.getLogger(__name__)
 
 model_ingredient = Ingredient("model", save_git_info=False)
 
@@ -81,8 +85,11 @@ def make_deit(
     num_heads: int,
     patch_size: int,
     hypercolumn: int,
+    aggregation: str,
 ) -> DeiT:
     """The configured DeiT with random weights: the bare global model."""
+    if aggregation != "gem":
+        logger.warning("model.aggregation=%s is ignored: a DeiT has none", aggregation)
     size = (int(img_size[0]), int(img_size[1]))
     return DeiT(size, fc_output_dim, embed_dim, depth, num_heads, patch_size, hypercolumn)
 
@@ -165,8 +172,9 @@ def make_global_model(
             raise ValueError(f"backbone is {backbone!r}; DeiTs are deit and deitBase")
         net = make_deit()
         return start_deit(net, read_deit(), PRETRAINED[backbone]) if start else net
-    name = "resnet50conv5" if backbone == "resnet50" else backbone
-    return VGNetwork(name, aggregation, l2, netvlad_clusters, fc_output_dim, start)
+    own = backbone == "resnet50"  # of R2Former: all layers are trained
+    name = "resnet50conv5" if own else backbone
+    return VGNetwork(name, aggregation, l2, netvlad_clusters, fc_output_dim, start, not own)
 
 
 def load_model(resume: str | None, allow_global: bool = False) -> R2Former:

@@ -28,8 +28,13 @@ class VGNetwork(nn.Module):
         netvlad_clusters: int = 64,
         fc_output_dim: int | None = None,
         pretrained: bool = False,
+        freeze_early: bool = True,
     ) -> None:
-        """`pretrained`: ImageNet weights from the cache of torchvision or timm (or downloaded)."""
+        """`pretrained`: ImageNet weights from the cache of torchvision or timm (or downloaded).
+
+        `freeze_early`: the first layers stay as they are, as in the benchmark; R2Former's ResNet-50
+        trains all of them.
+        """
         super().__init__()
         if l2 not in L2_PLACES:
             raise ValueError(f"l2 is {l2!r}, expected one of {list(L2_PLACES)}")
@@ -46,6 +51,8 @@ class VGNetwork(nn.Module):
             )
         self.backbone: nn.Module
         self.backbone, channels = make_backbone(backbone, pretrained)
+        if not freeze_early:
+            self.backbone.requires_grad_(True)
         pooling, width = make_pooling(aggregation, channels, netvlad_clusters)
         parts = {
             "before_pool": [L2Norm(), pooling, nn.Flatten()],

@@ -66,6 +66,20 @@ def test_untrained_and_missing_weights(folder, tmp_path):
         run(options(folder / "set", tmp_path, untrained=True, row="eval_nowhere"))
 
 
+def test_row_counts_only_where_the_protocol_is_the_tables(folder, tmp_path, capsys):
+    """Four candidates are not a hundred; with them nothing is expected, and strict says so."""
+    changes = {"untrained": True, "row": "eval_msls_val", "strict": True}
+    changes["dataset"] = {"recall_values": [1, 5, 10]}
+    with pytest.raises(ValueError, match="no row has an expected value"):
+        run(options(folder / "set", tmp_path / "a", **changes))
+    assert "89.7" not in capsys.readouterr().out
+    changes["dataset"] = {"recall_values": [1, 5, 10]}
+    with pytest.raises(SystemExit) as stopped:
+        run({**options(folder / "set", tmp_path / "b", **changes), "top_k": 100})
+    assert stopped.value.code == 3
+    assert "89.7" in capsys.readouterr().out
+
+
 def test_folders_without_positions_give_ranked_lists(tmp_path):
     draw_places(tmp_path / "set")
     for path in (tmp_path / "set").rglob("*.jpg"):

@@ -183,10 +183,13 @@ def test_images_with_fewer_local_features_are_refused(tmp_path):
 
 
 def test_settings_say_whether_they_are_the_published_ones():
-    assert Settings().is_published
-    assert Settings(recall_values=(1,), rerank=False).is_published
-    assert not Settings(top_k=50).is_published
-    assert not Settings(precision="bf16").is_published
+    size = (480, 640)
+    assert Settings().is_tabled(size)
+    assert Settings(recall_values=(1,), rerank=False).is_tabled(size)
+    assert Settings(resize=(96, 128)).is_tabled((96, 128))
+    assert not Settings(resize=(96, 128)).is_tabled(size)
+    assert not Settings(top_k=50).is_tabled(size)
+    assert not Settings(precision="bf16").is_tabled(size)
     with pytest.raises(ValueError, match="recall_values"):
         Settings(recall_values=())
     with pytest.raises(ValueError, match="top_k is 0"):

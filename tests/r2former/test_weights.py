@@ -136,7 +136,7 @@ def model(function: str, **config):
     ex = Experiment("made_up", ingredients=[model_ingredient], save_git_info=False)
     found = []
     ex.main(lambda: found.append(getattr(ingredient, function)()))
-    ex.run(config_updates={"model": config}, options={"--loglevel": "ERROR"})
+    ex.run(config_updates={"model": config}, options={"--loglevel": "WARNING"})
     return found[0]
 
 
@@ -149,6 +149,31 @@ def test_configured_networks_are_the_published_ones():
         model("make_model", pretrained=False, backbone="vgg16")
     with pytest.raises(ValueError, match="the only one is 'r2former'"):
         model("make_model", pretrained=False, rerank_model="rrt")
+
+
+def test_aggregation_of_a_deit_is_ignored_with_a_word(caplog):
+    net = model("make_global_model", **{**MODEL, "aggregation": "netvlad"})
+    assert isinstance(net, DeiT)
+    assert "model.aggregation=netvlad is ignored" in caplog.text
+
+
+def test_resnet_of_the_global_stage_is_that_of_the_reranking_stage(tmp_path):
+    """A file with reranking loads into the global model, all of which is trained."""
+    net = ResNetR2Former()
+    net.load_state_dict(golden_state("resnet50"))
+    path = write_checkpoint(tmp_path / "r50.pth", net)
+    bare = model("make_global_model", pretrained=False, backbone="resnet50")
+    assert all(parameter.requires_grad for parameter in bare.parameters())
+    load_global(bare, path)
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, wanted = bare.eval()(images), net.eval().embed_global(images)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    frozen = VGNetwork("resnet50conv5", "gem").backbone
+    assert not any(parameter.requires_grad for parameter in frozen[5].parameters())
+    assert load_network(ResNetR2Former(), path)
+    alone = write_checkpoint(tmp_path / "global.pth", bare)
+    assert not load_network(ResNetR2Former(), alone, allow_global=True)
 
 
 def test_lost_imagenet_file_is_named(tmp_path):
