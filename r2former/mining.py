@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from r2former.datasets.place_set import Positives
 from utils.knn import search
@@ -21,8 +22,11 @@ logger = logging.getLogger(__name__)
 MININGS = ("partial", "full", "random", "msls_weighted", "global", "global_combine")
 SAMPLED = ("partial", "msls_weighted", "global_combine")  # one sample of the database per round
 LISTED = ("global", "global_combine")  # need the pre-computed list
-PAIRS_AT_ONCE = 1 << 16  # pairs of descriptors whose distances are taken in one piece
-SPARE = 16  # candidates beyond n that get an exact distance
+PAIRS_AT_ONCE = 1 << 12  # pairs of descriptors whose distances are taken in one piece
+SPARE = 16  # candidates beyond n that get an exact distance, each query with its own
+FEW_SPARE = 4  # the same with one sample for all queries
+QUERIES_AT_ONCE = 2048  # rows of the table of a sample
+EPS = float(np.finfo(np.float32).eps)
 NO_IMAGE = -1  # fills short rows
 
 # (database rows, query rows), ascending -> descriptors (., D) float32 of these rows
@@ -250,24 +254,63 @@ def nearest_negatives(
 ) -> np.ndarray:
     """(q, n) of the `sample`, nearest first, without soft positives; equal ones in drawn order.
 
-    Exact search of a little more than n for all queries at once, then the soft positives go.
+    A product in float32 for all queries at once chooses n + 4 candidates, which get exact
+    distances. Where rounding might have hidden a nearer one, an exact search decides.
     """
+    places, row = find_in_sample(sample, soft)
+    short = len(sample) - np.bincount(row, minlength=len(queries)) < n
+    if short.any():
+        first = int(np.flatnonzero(short)[0])
+        raise ValueError(_too_few(queries[first], len(sample) - int((row == first).sum()), n))
+    vectors = features.database(sample)
+    squares = np.einsum("md,md->m", vectors, vectors)
+    chosen = np.empty((len(queries), n), np.int64)
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        part = slice(start, min(start + QUERIES_AT_ONCE, len(queries)))
+        mine = (row >= part.start) & (row < part.stop)
+        own = features.query(queries[part])
+        rough = squares - 2 * (own @ vectors.T)
+        rough[row[mine] - start, places[mine]] = np.inf
+        near, certain = settle(own, vectors, rough, n)
+        for i in np.flatnonzero(~certain):
+            allowed = np.setdiff1d(np.arange(len(sample)), places[row == start + i])
+            _, found = search(own[i : i + 1], vectors[allowed], n, metric="l2", progress=False)
+            near[i] = allowed[found[0]]
+        chosen[part] = sample[near]
+    return chosen
+
+
+def find_in_sample(sample: np.ndarray, soft: Positives) -> tuple[np.ndarray, np.ndarray]:
+    """Soft positives that the sample holds: (P,) their places in it, (P,) row of the query."""
     place = np.full(max(sample.max(), soft.indices.max(initial=0)) + 1, NO_IMAGE)
     place[sample] = np.arange(len(sample))
-    where = place[soft.indices]  # of each soft positive in the sample, or -1
-    row = np.repeat(np.arange(len(queries)), soft.counts)[where >= 0]
-    banned = row * len(sample) + where[where >= 0]
-    most = int(np.bincount(row, minlength=1).max())
-    k = min(n + most, len(sample))
-    _, found = search(
-        features.query(queries), features.database(sample), k, metric="l2", progress=False
-    )
-    good = ~np.isin(found + np.arange(len(queries))[:, None] * len(sample), banned)
-    short = np.flatnonzero(good.sum(axis=1) < n)
-    if len(short):
-        raise ValueError(_too_few(queries[short[0]], int(good[short[0]].sum()), n))
-    first = np.argsort(~good, axis=1, kind="stable")[:, :n]
-    return sample[np.take_along_axis(found, first, axis=1)]
+    where = place[soft.indices]
+    row = np.repeat(np.arange(len(soft)), soft.counts)
+    return where[where >= 0], row[where >= 0]
+
+
+def settle(
+    queries: np.ndarray, vectors: np.ndarray, rough: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(q, n) nearest of `vectors` (m, D) in exact order, and (q,) whether that is certain.
+
+    `rough` (q, m): |v|^2 - 2 q v in float32, inf where not allowed. Its error is at most
+    4 D eps (|v|^2 + 2 |q| |v|), twice what rounding can do.
+    """
+    keep = min(n + FEW_SPARE, rough.shape[1])
+    values, index = torch.from_numpy(rough).topk(keep, dim=1, largest=False, sorted=False)
+    few = np.sort(index.numpy(), axis=1)
+    offset = vectors[few].astype(np.float64) - queries[:, None]
+    exact = np.einsum("qkd,qkd->qk", offset, offset)
+    exact[np.isinf(np.take_along_axis(rough, few, axis=1))] = np.inf
+    order = np.argsort(exact, axis=1, kind="stable")[:, :n]
+    last = np.take_along_axis(exact, order[:, -1:], axis=1)[:, 0]
+    own = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
+    longest = float(np.sqrt(np.einsum("md,md->m", vectors, vectors).max()))
+    error = 4 * vectors.shape[1] * EPS * (longest**2 + 2 * np.sqrt(own) * longest)
+    bound = values.max(dim=1).values.numpy() + own - error
+    certain = (last < bound) | (keep == rough.shape[1])
+    return np.take_along_axis(few, order, axis=1), certain
 
 
 def nearest_of_own(

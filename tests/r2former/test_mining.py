@@ -9,7 +9,15 @@ import pytest
 
 from r2former.datasets.place_set import PlaceSet, Positives
 from r2former.hard_lists import compute_hard_final, compute_hard_init, load_list, save_list
-from r2former.mining import Draws, Features, Miner, MiningOptions, nearest_of_own
+from r2former.mining import (
+    Draws,
+    Features,
+    Miner,
+    MiningOptions,
+    nearest_negatives,
+    nearest_of_own,
+    settle,
+)
 from tests.golden_recipe import array, load_manifest, load_outputs
 from tests.r2former.golden_models import PREFIX, SYSTEM
 
@@ -98,6 +106,24 @@ def test_partial_mining_equals_a_plain_loop():
         assert positive == min(hard[query], key=lambda d: distance[d])
         allowed = [d for d in made.sampled_database.tolist() if d not in soft[query]]
         assert negatives == sorted(allowed, key=lambda d: distance[d])[:4]
+
+
+def test_near_ties_are_decided_exactly():
+    """Ten images that float32 products cannot tell apart: the exact search takes over."""
+    generator = np.random.default_rng(0)
+    query = generator.standard_normal((1, 64)).astype(np.float32)
+    query /= np.linalg.norm(query)
+    database = np.repeat(query, 40, axis=0) + np.float32(1e-6) * generator.standard_normal((40, 64))
+    database = database.astype(np.float32)
+    features = Features(np.arange(40), np.array([0]), lambda d, _: (database[d], query))
+    soft = Positives(np.array([0, 2]), np.array([3, 7]))
+    sample = generator.permutation(40)
+    distance = ((database.astype(np.float64) - query) ** 2).sum(axis=1)
+    expected = [d for d in np.argsort(distance, kind="stable").tolist() if d not in (3, 7)][:5]
+    rough = (database**2).sum(axis=1)[sample] - 2 * query @ database[sample].T
+    assert not settle(query, database[sample], rough, 5)[1].any()
+    made = nearest_negatives(features, np.array([0]), sample, soft, 5)
+    assert made[0].tolist() == expected
 
 
 def test_weighted_mining_draws_heavy_queries_more_often():
