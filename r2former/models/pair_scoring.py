@@ -18,7 +18,7 @@ from r2former.models.selection import XYA
 
 Local = np.ndarray | Tensor
 PRECISIONS = ("float32", "bf16")
-GROUP = {"cpu": 2, "cuda": 64}  # pairs that are computed together
+GROUP = {"cpu": 2_000, "cuda": 64_000}  # local features of pairs that are computed together
 BLOCK_BYTES = 256 << 20  # of encoded database images at a time
 
 
@@ -37,7 +37,6 @@ class PairScorer:
             raise ValueError(f"precision is {precision!r}, expected one of {list(PRECISIONS)}")
         self.device, self.precision = torch.device(device), precision
         self.reranker = copy.deepcopy(net.Reranker).to(self.device).eval().requires_grad_(False)
-        self.group = GROUP[self.device.type]
 
     def score(
         self, local_query: Local, local_database: Local, pairs: np.ndarray, progress: bool = False
@@ -57,18 +56,19 @@ class PairScorer:
         """(P, 2) float32 logits of the pairs."""
         check_pairs(pairs, len(local_query), len(local_database))
         found = np.empty((len(pairs), 2), np.float32)
+        per_pair = local_query.shape[1] + local_database.shape[1]
+        group = max(1, GROUP[self.device.type] // per_pair)
         bar = tqdm(total=len(pairs), desc="pairs", unit="pair", disable=not progress)
         with bar, self._autocast():
             for part, queries, database in self._blocks(local_query, local_database, pairs):
                 rows = torch.as_tensor(part[1], device=self.device)
-                for start in range(0, len(rows), self.group):
-                    group = rows[start : start + self.group]
+                for start in range(0, len(rows), group):
+                    some = rows[start : start + group]
                     logits = self.reranker.compare(
-                        take(queries, group[:, 0]), take(database, group[:, 1])
+                        take(queries, some[:, 0]), take(database, some[:, 1])
                     )
-                    where = part[0][start : start + self.group]
-                    found[where] = logits.float().cpu().numpy()
-                    bar.update(len(group))
+                    found[part[0][start : start + group]] = logits.float().cpu().numpy()
+                    bar.update(len(some))
         return found
 
     def encode(self, local: Local, rows: np.ndarray, role: str) -> EncodedImage:

@@ -145,6 +145,8 @@ def test_scores_do_not_depend_on_the_batch_or_on_blocks(store, monkeypatch):
     together = scorer.score(q, p, pairs)
     alone = np.concatenate([scorer.score(q, p, pair[None]) for pair in pairs])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    monkeypatch.setattr("r2former.models.pair_scoring.GROUP", {"cpu": 1})  # one pair at a time
+    np.testing.assert_allclose(scorer.score(q, p, pairs), together, rtol=0, atol=1e-5)
     monkeypatch.setattr("r2former.models.pair_scoring.BLOCK_BYTES", 1)  # one image at a time
     np.testing.assert_allclose(scorer.score(q, p, pairs), together, rtol=0, atol=1e-5)
 

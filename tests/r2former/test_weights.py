@@ -147,6 +147,8 @@ def test_configured_networks_are_the_published_ones():
     assert (base.embed_dim, len(base.blocks), base.blocks[0].attn.num_heads) == (768, 12, 12)
     with pytest.raises(ValueError, match="reranking goes with"):
         model("make_model", pretrained=False, backbone="vgg16")
+    with pytest.raises(ValueError, match="hypercolumn goes with a DeiT only"):
+        model("make_model", pretrained=False, backbone="resnet50", hypercolumn=306)
     with pytest.raises(ValueError, match="the only one is 'r2former'"):
         model("make_model", pretrained=False, rerank_model="rrt")
 
