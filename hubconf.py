@@ -68,3 +68,29 @@ def vitgal(variant: str = "s12", checkpoint: str | Path | None = None) -> Any:
     if checkpoint is not None:
         load_autoencoder(model, checkpoint)
     return model.eval()
+
+
+def r2former(checkpoint: str | Path | None = None, backbone: str = "deit", **options: Any) -> Any:
+    """R2Former for place recognition (CVPR 2023) in evaluation mode.
+
+    `checkpoint`: a released or own file with reranker, loaded strictly; without one the weights are
+    random. `backbone`: deit, deitBase or resnet50. `options`: `img_size` (height, width) that a
+    DeiT's positions are built for, `num_local`, `local_dim`. `model(images)` with normalised images
+    (B, 3, H, W) gives (global (B, 256), local (B, K, 131)); `model.rerank(local_query,
+    local_reference)` logits (B, 2), whose difference ranks.
+    """
+    from r2former.models.deit import DeiT
+    from r2former.models.network import DeiTR2Former, ResNetR2Former
+    from r2former.models.weights import load_network
+
+    sizes = {"deit": {}, "deitBase": {"embed_dim": 768, "num_heads": 12}}
+    if backbone == "resnet50":
+        model: Any = ResNetR2Former(**options)
+    elif backbone in sizes:
+        img_size = tuple(options.pop("img_size", (480, 640)))
+        model = DeiTR2Former(DeiT(img_size, **sizes[backbone]), **options)
+    else:
+        raise ValueError(f"backbone is {backbone!r}, expected one of {[*sizes, 'resnet50']}")
+    if checkpoint is not None:
+        load_network(model, checkpoint)
+    return model.eval()

@@ -74,3 +74,10 @@ def texture(base: tuple[int, ...], noise: np.ndarray, w: int, h: int) -> Image:
     """A surface of one colour with the coarse grid `noise` (a, b, 1) spread over it."""
     spread = cv2.resize(noise, (w, h), interpolation=cv2.INTER_CUBIC)[..., None]
     return np.clip(spread + np.array(base), 0, 255).astype(np.uint8)
+
+
+def premultiplied(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 4) BGR and coverage -> the same with colours times coverage, as blending needs it."""
+    blue, green, red, cover = cv2.split(picture)
+    colours = [cv2.multiply(plane, cover, scale=1 / 255) for plane in (blue, green, red)]
+    return cv2.merge([*colours, cover])

@@ -79,9 +79,19 @@ def draw_all(
         return list(bar(pool.imap(draw, range(count), chunksize=4)))
 
 
-def draw_sheet(rows: Sequence[Sequence[tuple[Path, str]]], path: Path, side: int = 160) -> None:
-    """A picture of pictures, each with its caption."""
-    sheet = np.full((len(rows) * (side + 18), max(map(len, rows)) * side, 3), 255, np.uint8)
+def draw_sheet(
+    rows: Sequence[Sequence[tuple[Path, str]]],
+    path: Path,
+    side: int = 160,
+    tall: int | None = None,
+) -> None:
+    """A picture of pictures, each with its caption.
+
+    `side`: pixels across; `tall`: pixels from the top of a picture to its caption, `side` unless
+    all pictures are wider than high.
+    """
+    tall = side if tall is None else tall
+    sheet = np.full((len(rows) * (tall + 18), max(map(len, rows)) * side, 3), 255, np.uint8)
     for r, row in enumerate(rows):
         for c, (file, caption) in enumerate(row):
             picture = cv2.imread(str(file))
@@ -89,12 +99,12 @@ def draw_sheet(rows: Sequence[Sequence[tuple[Path, str]]], path: Path, side: int
                 raise ValueError(f"{file} cannot be read back; draw the set again (--overwrite)")
             scale = (side - 4) / max(picture.shape[:2])
             small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            y, x = r * (side + 18), c * side
+            y, x = r * (tall + 18), c * side
             sheet[y : y + small.shape[0], x : x + small.shape[1]] = small
             cv2.putText(
                 sheet,
                 caption,
-                (x + 2, y + side + 12),
+                (x + 2, y + tall + 12),
                 cv2.FONT_HERSHEY_SIMPLEX,
                 0.45,
                 (0, 0, 0),

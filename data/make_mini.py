@@ -2,20 +2,26 @@
 
     python -m data.make_mini landmarks [--out data] [--train-landmarks 3000] [--seed 0] ...
     python -m data.make_mini products [--out data] [--train-products 564] [--seed 0] ...
+    python -m data.make_mini streets [--out data] [--train-routes 80] [--seed 0] ...
 
 `landmarks` writes a test side in the layout of Revisited Oxford (`<out>/mini_landmarks/`: jpg/,
 gnd_mini_landmarks.pkl) and a train side in the layout of Google Landmarks v2 (`<out>/mini_gldv2/`:
 train/a/b/c/<id>.jpg, train.csv, train_clean.csv, train.txt) with other landmarks.
 `products` writes a set in the layout of Stanford Online Products (`<out>/mini_products/`:
 <super_class>_final/<image>.JPG, Ebay_train.txt, Ebay_test.txt, Ebay_info.txt), its test products
-unseen in training. Each comes with a picture sheet; the same seed and sizes give the same bytes
-for any number of workers.
+unseen in training.
+`streets` writes one set in two layouts: folders of UTM-named files as in the Visual
+Geo-localization Benchmark (`<out>/mini_streets/images/{train,val,test}/{database,queries}/`) and
+that of Mapillary Street-Level Sequences (`<out>/mini_msls/{train_val,test}/<city>/`), with other
+cities in training, validation and test.
+Each comes with a picture sheet; the same seed and sizes give the same bytes for any number of
+workers.
 """
 
 import argparse
 import sys
 
-from data import mini_landmarks, mini_products
+from data import mini_landmarks, mini_products, mini_streets
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     products = sets.add_parser("products", help="products in the layout of SOP")
     mini_products.add_arguments(products)
     products.set_defaults(make=mini_products.make)
+    streets = sets.add_parser("streets", help="streets as UTM-named folders and as MSLS")
+    mini_streets.add_arguments(streets)
+    streets.set_defaults(make=mini_streets.make)
     options = parser.parse_args(argv)
     try:
         options.make(options)

@@ -89,3 +89,39 @@ def test_sop_checkpoint_of_another_size_is_refused(tmp_path):
     path = save_checkpoint(tmp_path / "small.pt", state=small.state_dict())
     with pytest.raises(ValueError, match=r"(?s)small\.pt does not fit"):
         hubconf.rrt_sop_model(checkpoint=path)
+
+
+R2FORMER_LAYOUTS = {"deit": "layout_rerank.json", "resnet50": "layout_resnet50.json"}
+
+
+@pytest.mark.parametrize("backbone", R2FORMER_LAYOUTS)
+def test_r2former_is_the_published_network(backbone):
+    entries = load_manifest("r2former", R2FORMER_LAYOUTS[backbone])
+    model = hubconf.r2former(backbone=backbone)
+    assert layout_of(model) == [(name, shape) for name, shape, _ in entries]
+    assert not model.training
+
+
+@torch.no_grad()
+def test_r2former_loads_a_checkpoint_with_prefix_and_gives_features_and_logits(tmp_path):
+    saved = hubconf.r2former(img_size=(96, 128), num_local=30)
+    state = {f"module.{name}": value for name, value in saved.state_dict().items()}
+    path = save_checkpoint(tmp_path / "r2former.pth", model_state_dict=state, epoch_num=3)
+    loaded = torch.hub.load(
+        str(REPO), "r2former", source="local", checkpoint=path, img_size=(96, 128), num_local=30
+    )
+    images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    global_, local = loaded(images)
+    assert (global_.shape, local.shape) == ((2, 256), (2, 30, 131))
+    torch.testing.assert_close(global_, saved(images)[0], rtol=0, atol=0)
+    assert loaded.rerank(local, local.flip(0)).shape == (2, 2)
+
+
+def test_r2former_of_another_size_or_name_is_refused(tmp_path):
+    small = hubconf.r2former(img_size=(96, 128))
+    state = {f"module.{name}": value for name, value in small.state_dict().items()}
+    path = save_checkpoint(tmp_path / "small.pth", model_state_dict=state)
+    with pytest.raises(ValueError, match=r"(?s)small\.pth does not fit.*pos_embed"):
+        hubconf.r2former(path)
+    with pytest.raises(ValueError, match="backbone is 'vgg'"):
+        hubconf.r2former(backbone="vgg")

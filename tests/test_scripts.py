@@ -59,6 +59,13 @@ NAMED = {
         ),
         *("eval_mini_untrained", "eval_mini_global", "extract_mini", "eval_mini_rerank"),
     ),
+    "r2former/scripts": (
+        "test",
+        *(f"eval_{row}" for row in ("msls_val", "msls_challenge", "msls_val_global")),
+        *(f"eval_{row}" for row in ("pitts30k", "tokyo247", "rsf", "st_lucia")),
+        *(f"eval_{row}_finetuned" for row in ("pitts30k", "tokyo247")),
+        *(f"eval_{row}_mini" for row in ("untrained", "global", "reranking", "end_to_end")),
+    ),
 }
 
 

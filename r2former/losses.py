@@ -1,0 +1,84 @@
+"""Losses of groups (query, positive, negative 1 .. n), as published (R2Former, Sec. 3.4; spec 5).
+
+    loss = sum_j (T_j + C_j) / (B n)
+
+T_j: sum over the B groups of the triplet loss with negative j; C_j: mean over the pairs of the
+groups. So the rerank term weighs 1/B against the triplet term, and positives count once per
+negative: kept, as published rates belong to it.
+Terms are given by group, so that a batch may be taken in parts and by several processes.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+CRITERIA = ("triplet", "sare_ind", "sare_joint")
+RERANK_LOSSES = ("ce", "triplet", "infoNCE", "combine")
+SHIFT = 1e-6  # torch's triplet loss adds it to each difference of two coordinates
+TEMPERATURE = 0.07  # of infoNCE
+
+
+def split_groups(rows: Tensor, group: int) -> Tensor:
+    """(b * group, ...) rows, group by group -> (b, group, ...)."""
+    if len(rows) % group:
+        raise ValueError(f"{len(rows)} rows are no whole number of groups of {group}")
+    return rows.view(-1, group, *rows.shape[1:])
+
+
+def global_terms(features: Tensor, criterion: str = "triplet", margin: float = 0.1) -> Tensor:
+    """(b, n) terms of descriptors (b, 2 + n, D): query, positive, negatives.
+
+    triplet: max(0, d(q, p) - d(q, n_j) + margin), d the Euclidean distance (the paper prints its
+    square). sare_ind: -log softmax(-|q - p|^2, -|q - n_j|^2)[0]; sare_joint: the same over all
+    negatives at once, in the first column, the others 0.
+    """
+    if criterion == "triplet":
+        distance = (features[:, :1] - features[:, 1:] + SHIFT).norm(dim=-1)
+        return (distance[:, :1] - distance[:, 1:] + margin).relu()
+    closeness = -(features[:, :1] - features[:, 1:]).square().sum(dim=-1)  # (b, 1 + n)
+    if criterion == "sare_ind":
+        return functional.softplus(closeness[:, 1:] - closeness[:, :1])
+    if criterion == "sare_joint":
+        joint = -closeness.log_softmax(dim=1)[:, :1]
+        return functional.pad(joint, (0, closeness.shape[1] - 2))
+    raise ValueError(f"criterion is {criterion!r}, expected one of {CRITERIA}")
+
+
+def rerank_terms(logits: Tensor, rerank_loss: str = "ce", margin: float = 0.1) -> Tensor:
+    """(b, n) terms of logits (b, 1 + n, 2) of (query, positive), (query, negative j).
+
+    C_j is their mean over the groups. P = softmax[1]. ce: mean of the cross entropies of both
+    pairs; triplet: max(0, P_neg - P_pos + margin); infoNCE: cross entropy of (P_pos, P_neg) / 0.07;
+    combine: max(0, P_neg - P_pos) for the first n // 2 negatives, ce for the others.
+    """
+    if rerank_loss not in RERANK_LOSSES:
+        raise ValueError(f"rerank_loss is {rerank_loss!r}, expected one of {RERANK_LOSSES}")
+    score = logits.softmax(dim=-1)[..., 1]
+    excess = score[:, 1:] - score[:, :1]
+    if rerank_loss == "triplet":
+        return (excess + margin).relu()
+    if rerank_loss == "infoNCE":
+        return functional.softplus(excess / TEMPERATURE)
+    logs = logits.log_softmax(dim=-1)
+    ce = -(logs[:, :1, 1] + logs[:, 1:, 0]) / 2
+    if rerank_loss == "ce":
+        return ce
+    first = excess.shape[1] // 2
+    return torch.cat([excess[:, :first].relu(), ce[:, first:]], dim=1)
+
+
+def total_loss(of_global: Tensor | None, of_rerank: Tensor | None, count: int) -> Tensor:
+    """Share of these groups in the loss of a batch of `count` groups: () tensor.
+
+    `of_global` (b, n), None with fix=1; `of_rerank` (b, n), None in the global stage. The shares
+    of a batch's parts add up to its loss.
+    """
+    given = [terms for terms in (of_global, of_rerank) if terms is not None]
+    if not given:
+        raise ValueError("neither a global nor a rerank term is given")
+    loss = given[0].new_zeros(())
+    if of_global is not None:
+        loss = loss + of_global.sum()
+    if of_rerank is not None:
+        loss = loss + of_rerank.sum() / count
+    return loss / (count * given[0].shape[1])

@@ -1,0 +1,121 @@
+"""Rows of features filled in order, in memory or in a file that an interrupted run resumes."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.paths import atomic_write
+
+logger = logging.getLogger(__name__)
+
+DTYPES = ("float32", "float16")
+
+
+class Store:
+    """(N, ...) rows; with a path, in a file beside a mark of what is done.
+
+    A file of the same origin is taken up where it stood; one of another origin is made anew.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        path: Path | None = None,
+        origin: dict[str, Any] | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        """`path`: ending in .npy; `origin`: plain values which say what the rows are made from."""
+        if dtype not in DTYPES:
+            raise ValueError(f"features are stored as {dtype!r}, expected one of {list(DTYPES)}")
+        self.path, self.done = path, 0
+        self.array: np.ndarray
+        if path is None:
+            self.array = np.empty(shape, dtype)
+            return
+        self.mark = path.with_suffix(".json")
+        made_from = {"origin": origin, "shape": list(shape), "dtype": dtype}
+        self.record = json.loads(json.dumps(made_from))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = self._read_mark()
+        if found is not None:
+            self.array = np.lib.format.open_memmap(path, mode="r+")
+            self.done = found
+            logger.info("%s: %d of %d rows are there, going on", path, found, shape[0])
+        else:
+            self.mark.unlink(missing_ok=True)
+            self.array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
+
+    def _read_mark(self) -> int | None:
+        """Rows that are there; None when the file is missing, damaged or of another origin."""
+        assert self.path is not None
+        if not (self.path.is_file() and self.mark.is_file()):
+            return None
+        try:
+            mark = json.loads(self.mark.read_text())
+            array = np.load(self.path, mmap_mode="r")
+        except (ValueError, OSError, EOFError):
+            return None
+        fits = [list(array.shape), str(array.dtype)] == [self.record["shape"], self.record["dtype"]]
+        same = {key: mark.get(key) for key in self.record} == self.record
+        return int(mark["done"]) if fits and same else None
+
+    def save_mark(self, done: int) -> None:
+        """The first `done` rows are complete."""
+        self.done = done
+        if self.path is not None:
+            assert isinstance(self.array, np.memmap)
+            self.array.flush()
+            text = json.dumps({**self.record, "done": done}, indent=2)
+            atomic_write(self.mark, text.encode())
+
+    def remove(self) -> None:
+        """Delete the file and its mark."""
+        if self.path is not None:
+            self.mark.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+
+
+class Folder:
+    """Files in which an evaluation keeps what it has, to go on after an interrupt.
+
+    They count only for the same weights, images and options (`origin`).
+    """
+
+    def __init__(self, folder: str | Path, origin: dict[str, Any]) -> None:
+        self.folder, self.origin = Path(folder), origin
+        self.stores: list[Store] = []
+        self.shared: list[Path] = []  # files that several processes map
+
+    def store(
+        self, name: str, shape: tuple[int, ...], dtype: str = "float32", **origin: Any
+    ) -> Store:
+        """The rows `name`, as far as they are there."""
+        path = self.folder / f"partial_{name}.npy"
+        self.stores.append(Store(shape, path, {**self.origin, **origin}, dtype))
+        return self.stores[-1]
+
+    def remove(self) -> None:
+        """Delete the files: the evaluation is complete."""
+        for store in self.stores:
+            store.remove()
+        for path in self.shared:
+            path.unlink(missing_ok=True)  # mapped files live on until all have closed them
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Short digest of all weights, by which features of other weights are recognised."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of(array: np.ndarray) -> str:
+    """Short digest of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]

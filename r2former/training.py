@@ -1,0 +1,280 @@
+"""Training steps of both stages: plain functions on explicit arguments.
+
+A step has the loss of a whole batch of B groups (query, positive, n negatives). Its groups are
+dealt out to the processes, and each takes its own in parts (`groups_per_pass`): gradients add up to
+those of one pass of one process, so that the published batch fits any memory.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from r2former.datasets.triplets import GroupBatch
+from r2former.losses import CRITERIA, RERANK_LOSSES, global_terms, rerank_terms, total_loss
+from r2former.models.network import R2Former
+from utils.distributed import Ranks
+
+
+@dataclass
+class Sums:
+    """What a step counts, over the groups of this process (then of all): () tensors."""
+
+    loss: Tensor  # this share of the loss of the batch
+    global_right: Tensor  # (query, negative) pairs farther apart than (query, positive)
+    rerank_right: Tensor  # pairs on the right side of P = 1/2; 0 in the global stage
+    spread: Tensor  # sum over groups of d(query, last negative): 0 when all images are alike
+
+    def stack(self) -> Tensor:
+        """(4,) float32."""
+        return torch.stack([part.detach().float() for part in vars(self).values()])
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How the groups of a process go through the network."""
+
+    groups_per_pass: int | None = None  # None: all at once
+    autocast: bool = False  # forward in bfloat16
+
+    def __post_init__(self) -> None:
+        if self.groups_per_pass is not None and self.groups_per_pass < 1:
+            raise ValueError(
+                f"groups_per_pass is {self.groups_per_pass}, expected None or at least 1"
+            )
+
+    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(b, T, 3, H, W) in pieces."""
+        return images.split(self.groups_per_pass) if self.groups_per_pass else (images,)
+
+    def cast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast)
+
+
+@dataclass(frozen=True)
+class GlobalStage:
+    """Global descriptors alone, by `criterion`."""
+
+    criterion: str = "triplet"
+    margin: float = 0.1
+    passes: Passes = field(default_factory=Passes)
+    ranks: Ranks = field(default_factory=Ranks)
+    fix: bool = False
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"criterion is {self.criterion!r}, expected one of {CRITERIA}")
+
+    def terms(self, net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Descriptors (b, T, D), global terms (b, n) and no rerank logits."""
+        with self.passes.cast(images.device):
+            features = net(images.flatten(0, 1))
+        features = features.float().unflatten(0, images.shape[:2])
+        return features, global_terms(features, self.criterion, self.margin), None
+
+    def backward(self, net: nn.Module, images: Tensor, count: int) -> Sums:
+        """Adds the gradients of the groups (b, T, 3, H, W) of a batch of `count` groups."""
+        return _backward(self, net, images, count)
+
+
+@dataclass(frozen=True)
+class RerankStage:
+    """Descriptors, local features and reranker together; `fix`: the latter two alone."""
+
+    fix: bool = True
+    finetune: bool = False  # the rerank loss flows into the backbone too
+    rerank_loss: str = "ce"
+    margin: float = 0.1
+    passes: Passes = field(default_factory=Passes)
+    ranks: Ranks = field(default_factory=Ranks)
+    criterion: str = "triplet"
+
+    def __post_init__(self) -> None:
+        if self.rerank_loss not in RERANK_LOSSES:
+            raise ValueError(
+                f"rerank_loss is {self.rerank_loss!r}, expected one of {RERANK_LOSSES}"
+            )
+        if self.criterion != "triplet":
+            raise ValueError(
+                f"criterion is {self.criterion!r}: reranking trains with 'triplet'; the others go "
+                "with r2former.experiment_global"
+            )
+        if self.fix and self.finetune:
+            raise ValueError("fix=1 freezes the backbone that finetune=1 trains; choose one")
+
+    def terms(self, net: R2Former, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Descriptors (b, T, D), global terms (b, n) or None, logits (b, 1 + n, 2)."""
+        slots = images.shape[1]
+        with self.passes.cast(images.device):
+            features, local = net(images.flatten(0, 1), detach_local=not self.finetune)
+            local = local.unflatten(0, images.shape[:2])
+            queries = local[:, :1].expand(-1, slots - 1, -1, -1).flatten(0, 1)
+            logits = net.rerank(queries, local[:, 1:].flatten(0, 1))
+        features = features.float().unflatten(0, images.shape[:2])
+        of_global = None if self.fix else global_terms(features, margin=self.margin)
+        return features, of_global, logits.float().unflatten(0, (len(images), slots - 1))
+
+    def backward(self, net: R2Former, images: Tensor, count: int) -> Sums:
+        """Adds the gradients of the groups (b, T, 3, H, W) of a batch of `count` groups."""
+        return _backward(self, net, images, count)
+
+
+Stage = GlobalStage | RerankStage
+
+
+def _backward(stage: Stage, net: nn.Module, images: Tensor, count: int) -> Sums:
+    made = []
+    for part in stage.passes.parts(images):
+        features, of_global, logits = stage.terms(net, part)  # type: ignore[arg-type]
+        of_rerank = None
+        if logits is not None:
+            assert isinstance(stage, RerankStage)
+            of_rerank = rerank_terms(logits, stage.rerank_loss, stage.margin)
+        loss = total_loss(of_global, of_rerank, count)
+        loss.backward()
+        made.append(_count(loss, features.detach(), logits).stack())
+    return Sums(*torch.stack(made).sum(dim=0))
+
+
+@torch.no_grad()
+def _count(loss: Tensor, features: Tensor, logits: Tensor | None) -> Sums:
+    distance = (features[:, :1] - features[:, 1:]).norm(dim=-1)  # (b, 1 + n)
+    right = (distance[:, 1:] > distance[:, :1]).sum()
+    rerank_right = right.new_zeros(())
+    if logits is not None:
+        same = logits[..., 1] > logits[..., 0]
+        rerank_right = same[:, 0].sum() + (~same[:, 1:]).sum()
+    return Sums(loss, right, rerank_right, distance[:, -1].sum())
+
+
+class Stop(IntEnum):
+    """Whether and why training should end after a step."""
+
+    NO = 0
+    TIME = 1
+    INTERRUPT = 2
+
+
+@dataclass
+class StepResult:
+    """Figures of the whole batch."""
+
+    sums: Tensor  # (4,) as `Sums.stack`
+    groups: int
+    negatives: int
+    stop: Stop  # the same on all ranks
+
+
+def train_step(
+    net: nn.Module, optimizer: Optimizer, batch: GroupBatch, stage: Stage, stop: Stop = Stop.NO
+) -> StepResult:
+    """One step on a batch. `stop`: what this process asks for; the answer is common to all."""
+    ranks = stage.ranks
+    optimizer.zero_grad(set_to_none=True)
+    sums = torch.zeros(4, device=ranks.device)
+    if batch.images is not None:
+        images = batch.images.to(ranks.device, non_blocking=True)
+        sums = stage.backward(net, images, batch.count).stack()  # type: ignore[arg-type]
+    if ranks.world > 1:
+        sums, stop = _exchange(net, sums, stop, ranks)
+    optimizer.step()
+    return StepResult(sums, batch.count, batch.slots - 2, stop)
+
+
+def _exchange(net: nn.Module, sums: Tensor, stop: Stop, ranks: Ranks) -> tuple[Tensor, Stop]:
+    """Sum gradients and figures over the ranks.
+
+    A parameter without a gradient on every rank keeps none: the optimiser must skip it.
+    """
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    head = torch.zeros(6 + len(parameters), device=ranks.device)
+    head[:4] = sums
+    if stop:
+        head[3 + stop] = 1.0
+    head[6:] = torch.tensor([p.grad is not None for p in parameters], device=ranks.device)
+    ranks.sum_(head)
+    used = [p for p, flag in zip(parameters, head[6:].tolist(), strict=True) if flag > 0]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    grads = [p.grad for p in used if p.grad is not None]
+    flat = ranks.sum_(torch.cat([grad.flatten() for grad in grads]))
+    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(part.view_as(grad))
+    common = Stop.INTERRUPT if head[5] > 0 else Stop.TIME if head[4] > 0 else Stop.NO
+    return head[:4], common
+
+
+def check_batch_norms(net: nn.Module, stage: Stage) -> None:
+    """ValueError where batch normalisation over parts of a batch would give other steps."""
+    batchwise = any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    shared = stage.ranks.world > 1 or stage.passes.groups_per_pass is not None
+    if batchwise and shared and not stage.fix:
+        raise ValueError(
+            "the batch normalisation of a CNN needs the whole batch in one pass of one process; "
+            "use one process without groups_per_pass, or a DeiT"
+        )
+
+
+class TrainingDivergedError(RuntimeError):
+    """Weights or loss are no longer numbers, or all images have become alike."""
+
+
+@dataclass
+class Guard:
+    """Stops a training that falls apart: end to end it is known to fall from 55 to 8 points."""
+
+    smallest_spread: float = 0.02  # mean distance of queries and negatives, of at most 2
+    smallest_share: float = 0.5  # of the best recall so far
+    told: bool = field(default=False, init=False)
+
+    def check_steps(self, step: int, loss: float, spread: float, net: nn.Module) -> str | None:
+        """After some steps; a word on descriptors that are nearly alike, once."""
+        if not math.isfinite(loss) or not all(
+            bool(torch.isfinite(p).all()) for p in net.parameters()
+        ):
+            raise TrainingDivergedError(
+                f"step {step}: loss {loss}, weights or loss are not finite; lower lr or set "
+                "autocast=False, and go on from the last good checkpoint"
+            )
+        if spread >= self.smallest_spread or self.told:
+            return None
+        self.told = True
+        return (
+            f"step {step}: queries and their negatives are {spread:.4f} apart on average, of at "
+            "most 2: all images are becoming alike. Lower lr, or start from a trained global model"
+        )
+
+    def check_recall(self, epoch: int, name: str, recall: float, best: float) -> None:
+        """After an evaluation, in percent."""
+        if recall < self.smallest_share * best:
+            raise TrainingDivergedError(
+                f"epoch {epoch}: {name} fell to {recall:.1f} from {best:.1f}: the training has "
+                "collapsed. The best weights are kept; go on from them (resume=) with a lower lr, "
+                "or from a trained global model, or set collapse_share=0 to go on regardless"
+            )
+
+
+AfterStep = Callable[[StepResult], None]
+
+
+def train_batches(
+    net: nn.Module,
+    optimizer: Optimizer,
+    batches: Iterable[GroupBatch],
+    stage: Stage,
+    after_step: AfterStep,
+    asks_to_stop: Callable[[], Stop],
+) -> Stop:
+    """Steps over the batches; all ranks stop together after a step before which one asked."""
+    net.train(not stage.fix)
+    for batch in batches:
+        result = train_step(net, optimizer, batch, stage, asks_to_stop())
+        after_step(result)
+        if result.stop:
+            return result.stop
+    return Stop.NO
