@@ -202,6 +202,9 @@ class TrainingRun:
                 self.options.autocast,
                 self.ranks,
             )
+            # asked for during the last step of the epoch
+            if not stop and self.ranks.any(interrupts.requested):
+                stop = Stop.INTERRUPT
         self._check_window()
         if stop:
             return self._stop_early(stop)

@@ -231,6 +231,9 @@ class TrainingRun:
                 asks_to_stop,
                 self.options.max_norm,
             )
+            # asked for during the last step of the epoch
+            if not stop and self.ranks.any(interrupts.requested):
+                stop = Stop.INTERRUPT
         self._flush()
         if stop:
             return self._stop_early(stop)

@@ -261,6 +261,9 @@ class TrainingRun:
                 self._after_step,
                 asks_to_stop,
             )
+            # asked for during the last step of the epoch
+            if not stop and self.ranks.any(interrupts.requested):
+                stop = Stop.INTERRUPT
         self._check_window()
         if progress.step == len(self.batches):
             self._end_epoch()

@@ -191,6 +191,23 @@ def test_kill_during_evaluation_costs_no_step(folders, tmp_path, monkeypatch):
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
+def test_ctrl_c_during_the_last_step_of_an_epoch_is_heeded(folders, tmp_path, monkeypatch):
+    train(folders, tmp_path / "whole")
+    after_step = training_run.TrainingRun._after_step
+
+    def interrupt(self, result, num_pairs):
+        after_step(self, result, num_pairs)
+        if self.progress.step == self.options.steps_per_epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run.TrainingRun, "_after_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(folders, tmp_path / "parts")
+    train(folders, tmp_path / "parts", continue_run=True)
+    assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
 def test_files_and_cache_train_the_same(folders, tmp_path):
     train(folders, tmp_path / "cache", epochs=1)
     no_cache = {"cache_locals": False, "num_workers": 2}

@@ -129,6 +129,24 @@ class Clock:
         return self.now
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_ctrl_c_during_the_last_step_of_an_epoch_is_heeded(products, tmp_path, monkeypatch, stage):
+    train(stage, products, tmp_path / "whole")
+    after_step = training_run.TrainingRun._after_step
+
+    def interrupt(self, *arguments):
+        after_step(self, *arguments)
+        if self.progress.step == len(self.progress.batches):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run.TrainingRun, "_after_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(stage, products, tmp_path / "parts")
+    train(stage, products, tmp_path / "parts", continue_run=True)
+    assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
 def test_time_budget_ends_the_run_cleanly_and_it_can_go_on(products, tmp_path, monkeypatch):
     monkeypatch.setattr(training_run, "time", Clock())
     run = train("global", products, tmp_path, epochs=50, max_minutes=0.0)

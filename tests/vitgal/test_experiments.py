@@ -212,6 +212,23 @@ def test_resumed_run_gives_the_weights_of_an_uninterrupted_one(
         assert torch.equal(state["exp_avg_sq"], moments[1][index]["exp_avg_sq"])
 
 
+def test_ctrl_c_during_the_last_step_of_an_epoch_is_heeded(folder, tmp_path, monkeypatch):
+    train(folder, tmp_path / "whole")
+    after_step = training_run.TrainingRun._after_step
+
+    def interrupt(self, result):
+        after_step(self, result)
+        if self.progress.step == len(self.batches):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run.TrainingRun, "_after_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, tmp_path / "parts")
+    train(folder, tmp_path / "parts", continue_run=True)
+    assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
 def test_kill_during_validation_costs_no_step(folder, tmp_path, monkeypatch):
     train(folder, tmp_path / "whole")
     with monkeypatch.context() as patch:
