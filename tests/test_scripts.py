@@ -57,14 +57,15 @@ NAMED = {
             for s in ("roxf", "rpar", "roxf_1m", "rpar_1m")
             for row in (f"eval_{v}_{s}_global", f"extract_{v}_{s}", f"eval_{v}_{s}_rerank")
         ),
-        *("eval_mini_untrained", "eval_mini_global", "extract_mini", "eval_mini_rerank"),
+        *(f"eval_{stage}_xcit_mini" for stage in ("untrained", "global", "rerank")),
+        "extract_xcit_mini",
     ),
     "r2former/scripts": (
         "test",
         *(f"eval_{row}" for row in ("msls_val", "msls_challenge", "msls_val_global")),
         *(f"eval_{row}" for row in ("pitts30k", "tokyo247", "rsf", "st_lucia")),
         *(f"eval_{row}_finetuned" for row in ("pitts30k", "tokyo247")),
-        *(f"eval_{row}_mini" for row in ("untrained", "global", "reranking", "end_to_end")),
+        *(f"eval_{row}_streets_mini" for row in ("untrained", "global", "reranking", "end_to_end")),
     ),
 }
 
@@ -73,6 +74,12 @@ def all_scripts() -> list[Path]:
     """Row scripts of all systems but TensorFlow's, which are replayed beside its other tests."""
     found = sorted(ROOT.glob("*/*scripts/*.sh"))
     return [path for path in found if path.relative_to(ROOT).parts[0] not in TENSORFLOW_SYSTEMS]
+
+
+def test_no_two_scripts_share_a_name() -> None:
+    """A script's runs go to the folder of its name below logs/."""
+    names = [path.stem for path in all_scripts()]
+    assert [name for name in names if names.count(name) > 1] == []
 
 
 def commands(script: Path) -> list[str]:

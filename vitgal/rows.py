@@ -48,7 +48,7 @@ def script_name(model_name: str | None, set_name: str, stage: str) -> str | None
     """
     variant = VARIANTS.get(str(model_name))
     if variant == "mini" and set_name == MINI_SET:
-        return f"eval_mini_{stage}"
+        return f"eval_{stage}_xcit_mini"
     short = SETS.get(set_name.removesuffix("_1m"))
     if variant not in ("s12", "s24") or short is None or stage == "untrained":
         return None

@@ -2,9 +2,9 @@
 # Generated landmarks, row "global, untrained": what random weights give.
 # Expected: nothing yet: the row is measured after its training.
 # Needs:    data/mini_landmarks/ (python -m data.make_mini landmarks).
-# Writes:   logs/eval_mini_untrained/, logs/vitgal_descriptors/.
+# Writes:   logs/eval_untrained_xcit_mini/, logs/vitgal_descriptors/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-"${PYTHON:-python}" -m vitgal.eval_image_retrieval -F logs/eval_mini_untrained \
+"${PYTHON:-python}" -m vitgal.eval_image_retrieval -F logs/eval_untrained_xcit_mini \
     with dataset.landmarks_mini model.xcit_mini \
-    save_global_rank=logs/eval_mini_untrained/global_rank.npy "$@"
+    save_global_rank=logs/eval_untrained_xcit_mini/global_rank.npy "$@"

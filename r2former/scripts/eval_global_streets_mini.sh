@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Generated streets, row "global".
+# Expected: measured with this code, see the README; nothing is published.
+# Needs:    data/mini_streets/, logs/train_global_streets_mini/best_model.pth (train_global_streets_mini.sh).
+# Writes:   logs/eval_global_streets_mini/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+"${PYTHON:-python}" -m r2former.evaluate -F logs/eval_global_streets_mini \
+    with dataset.mini_streets model.deit_mini rerank=False \
+    resume=logs/train_global_streets_mini/best_model.pth temp_dir=logs/eval_global_streets_mini "$@"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Generated landmarks, row "global".
+# Expected: nothing yet: the row is measured after its training.
+# Needs:    data/mini_landmarks/, the output of train_autoencoder_xcit_mini.sh.
+# Writes:   logs/eval_global_xcit_mini/ (global_rank.npy, rerank_path.txt), logs/vitgal_descriptors/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+"${PYTHON:-python}" -m vitgal.eval_image_retrieval -F logs/eval_global_xcit_mini \
+    with dataset.landmarks_mini model.xcit_mini weight_path=logs/train_autoencoder_xcit_mini/checkpoint.pth \
+    save_global_rank=logs/eval_global_xcit_mini/global_rank.npy "$@"
