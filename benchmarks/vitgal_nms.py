@@ -30,7 +30,7 @@ def make_boxes(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     for scale in SCALES:
         rows, columns = (int(side * scale - 1) // PATCH + 1 for side in (HEIGHT, WIDTH))
         ratio = np.array([rows * PATCH / HEIGHT, columns * PATCH / WIDTH])
-        corner = PATCH * np.stack(np.mgrid[:rows, :columns], axis=-1).reshape(-1, 2)
+        corner = PATCH * np.moveaxis(np.mgrid[:rows, :columns], 0, -1).reshape(-1, 2)
         grids.append(np.concatenate([corner / ratio, (corner + PATCH) / ratio], axis=1))
     boxes = np.concatenate(grids).astype(np.int64)
     if n > len(boxes):

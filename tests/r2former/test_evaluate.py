@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def run(updates):
-    return entry.ex.run(config_updates=updates, options={"--loglevel": "ERROR"})
+    return entry.ex.run(config_updates=updates)
 
 
 def test_checkpoint_is_measured_before_and_after_reranking(folder, tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_pair_is_drawn(folder, tmp_path):
         "database_image": str(images[1]), "output_dir": str(tmp_path / "out"),
         "model": MODEL, "dataset": {"resize": [32, 48]},
     }  # fmt: skip
-    result = match_pair.ex.run(config_updates=updates, options={"--loglevel": "ERROR"}).result
+    result = match_pair.ex.run(config_updates=updates).result
     assert 0 < result["matches"] <= 20
     assert (tmp_path / "out" / "match_pair.jpg").stat().st_size > 500
     with pytest.raises(FileNotFoundError, match="give an image"):

@@ -40,7 +40,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     lists = (tmp_path / "out" / "rerank.csv").read_text()
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert left == ["global.csv", "rerank.csv"], "shared files are removed"
-    alone = entry.ex.run(config_updates=updates, options={"--loglevel": "ERROR"}).result
+    alone = entry.ex.run(config_updates=updates).result
     assert shared == alone
     rows = [line.split(",")[:3] for line in lists.splitlines()]
     again = (tmp_path / "out" / "rerank.csv").read_text().splitlines()

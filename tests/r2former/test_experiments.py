@@ -146,7 +146,8 @@ def test_max_minutes_ends_a_run_after_a_measurement(street, tmp_path):
     train("global", street, tmp_path, epochs_num=30, max_minutes=1e-6)
     first = load_state(tmp_path / "last_model.pth")["progress"]
     assert (first["epochs_done"], first["total_steps"], first["evaluated"]) == (0, 1, True)
-    run = train("global", street, tmp_path, epochs_num=400, patience=400, max_minutes=0.03)
+    long = {"epochs_num": 400, "patience": 400, "collapse_share": 0.0}
+    run = train("global", street, tmp_path, max_minutes=0.03, **long)
     assert 0 < read_checkpoint(tmp_path / "last_model.pth")["epoch_num"] < 400
     assert "R@1" in run.result
 

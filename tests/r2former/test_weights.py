@@ -136,7 +136,7 @@ def model(function: str, **config):
     ex = Experiment("made_up", ingredients=[model_ingredient], save_git_info=False)
     found = []
     ex.main(lambda: found.append(getattr(ingredient, function)()))
-    ex.run(config_updates={"model": config}, options={"--loglevel": "WARNING"})
+    ex.run(config_updates={"model": config})
     return found[0]
 
 

@@ -3,6 +3,7 @@
 import sys
 from importlib import metadata
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -179,7 +180,7 @@ def test_counts_do_not_depend_on_what_was_counted_before(estimator: str) -> None
 
 
 def test_points_are_given_as_y_x_query_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def estimate(source, target, settings):
         seen.update(source=source, target=target)
@@ -238,7 +239,7 @@ def test_missing_estimator_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_poselib_is_asked_with_all_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the package: what it is given, and what is taken of its answer."""
-    asked = {}
+    asked: dict[str, Any] = {}
 
     def estimate_homography(source, target, ransac, bundle):
         asked.update(ransac, n=len(source))

@@ -8,7 +8,7 @@ import pytest
 from tests.golden_recipe import array, load_manifest, load_outputs
 from tests.vitgal.golden_pairs import unit_rows
 from utils import knn
-from utils.revisited import GroundTruth, evaluate_ranks
+from utils.revisited import FrozenList, GroundTruth, evaluate_ranks
 from vitgal import global_ranking, rank_files
 from vitgal.global_ranking import GlobalRanking, from_full_ranks, rank_database
 from vitgal.rank_files import (
@@ -55,8 +55,9 @@ def test_reranked_head_equals_the_worked_example(toy: dict[str, np.ndarray]) -> 
     np.testing.assert_array_equal(after.head.T, toy["ranks_after"])
     np.testing.assert_array_equal(after.listed().T, toy["ranks_after"][: after.listed().shape[1]])
     names = GroundTruth(
-        *([f"{kind}{i}" for i in range(n)] for kind, n in (("d", N), ("q", NQ))),  # type: ignore[arg-type]
-        gnd=toy_gnd(),  # type: ignore[arg-type]
+        FrozenList(f"d{i}" for i in range(N)),
+        FrozenList(f"q{i}" for i in range(NQ)),
+        FrozenList(toy_gnd()),
     )
     for number, ranking in enumerate((before, after)):
         measured, stage = ranking.measure(names), ("before", "after")[number]

@@ -34,6 +34,7 @@ def test_query_and_its_hard_images_are_drawn(root: Path, tmp_path: Path) -> None
     counts = run(root, out, quer_idx=1)
     assert len(counts) == 1
     picture = cv2.imread(str(out / "save_match_0.jpg"))
+    assert picture is not None
     assert picture.ndim == 3
 
 
