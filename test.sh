@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks: ruff, mypy, shellcheck, then pytest, whose output comes last.
 #
-#   bash test.sh                              the whole default suite (about two minutes)
+#   bash test.sh                              the whole default suite (about five minutes on 2 cores)
 #   bash test.sh tests/utils -k recall        further arguments go to pytest
 #   REFERENCE_DATA=DIR bash test.sh -m data   the tests on real data
 #
