@@ -1,5 +1,6 @@
 """R2Former: one network for global retrieval, local features and reranking (CVPR 2023)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +12,7 @@ from r2former.models.reranker import Reranker
 from r2former.models.selection import gather_rows, select_patches
 
 
-class R2Former(nn.Module):
+class R2Former(nn.Module, ABC):
     """`net(images)`: global (B, 256) and local (B, K, 131) features; `net.rerank(q, r)`: logits.
 
     A local feature is X, Y (divided by the longer side of the image), A (attention, the largest
@@ -26,9 +27,9 @@ class R2Former(nn.Module):
     out_dim: int
     patch: int
 
+    @abstractmethod
     def attend(self, images: Tensor) -> Attended:
         """Descriptor (B, 256), tokens (B, T, D) by patch, attention (B, T)."""
-        raise NotImplementedError
 
     def count_columns(self, width: int) -> int:
         """Columns of the grid that coordinates are counted in."""
