@@ -8,7 +8,6 @@ those of one pass of one process, so that the published batch fits any memory.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from r2former.datasets.triplets import GroupBatch
 from r2former.losses import CRITERIA, RERANK_LOSSES, global_terms, rerank_terms, total_loss
 from r2former.models.network import R2Former
 from utils.distributed import Ranks
+from utils.interruption import Stop
 
 
 @dataclass
@@ -149,14 +149,6 @@ def _count(loss: Tensor, features: Tensor, logits: Tensor | None) -> Sums:
         same = logits[..., 1] > logits[..., 0]
         rerank_right = same[:, 0].sum() + (~same[:, 1:]).sum()
     return Sums(loss, right, rerank_right, distance[:, -1].sum())
-
-
-class Stop(IntEnum):
-    """Whether and why training should end after a step."""
-
-    NO = 0
-    TIME = 1
-    INTERRUPT = 2
 
 
 @dataclass

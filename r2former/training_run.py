@@ -15,8 +15,8 @@ from r2former.datasets.transforms import Transform
 from r2former.datasets.triplets import GroupOptions, Groups, count_batches, make_batches
 from r2former.optimisation import Schedule, set_rate
 from r2former.run_state import Progress, RunParts, load_run, save_model, save_run
-from r2former.training import Guard, Stage, StepResult, Stop, train_batches
-from utils.interruption import deferred_interrupts
+from r2former.training import Guard, Stage, StepResult, train_batches
+from utils.interruption import Stop, deferred_interrupts
 from utils.paths import require_file
 
 logger = logging.getLogger(__name__)
@@ -179,23 +179,15 @@ class TrainingRun:
         )
         self.window, self.window_started = [], time.monotonic()
         with deferred_interrupts() as interrupts:
-
-            def asks_to_stop() -> Stop:
-                if interrupts.requested:
-                    return Stop.INTERRUPT
-                return Stop.TIME if self._out_of_time() else Stop.NO
-
             stop = train_batches(
                 self.parts.net,
                 self.parts.optimizer,
                 batches,
                 self.stage,
                 self._after_step,
-                asks_to_stop,
+                lambda: interrupts.wish(self._out_of_time()),
             )
-            # asked for during the last step of the round
-            if not stop and self.ranks.any(interrupts.requested):
-                stop = Stop.INTERRUPT
+            stop = interrupts.after_last_step(stop, self.ranks)
         self._tell()
         return stop
 

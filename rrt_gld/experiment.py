@@ -28,9 +28,10 @@ from rrt_gld.models.ingredient import make_model, model_ingredient
 from rrt_gld.optimisation import make_optimizer, make_scheduler
 from rrt_gld.run_state import Progress, RunParts
 from rrt_gld.training import Guard
-from rrt_gld.training_run import RunOptions, TrainingRun, keep_previous, steps_of_epoch
+from rrt_gld.training_run import RunOptions, TrainingRun, steps_of_epoch
 from utils.checkpoints import load_released, load_state
 from utils.distributed import Ranks, observe_first_rank_only, start_ranks, stop_ranks
+from utils.interruption import keep_previous
 from utils.paths import REPO_ROOT, require_file
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 
 from rrt_gld.datasets.pairs import TripletBatch
 from utils.distributed import Ranks
+from utils.interruption import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,6 @@ def compute_loss(logits: Tensor) -> tuple[Tensor, Tensor]:
     loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
     # sigmoid > 0.5 exactly where the logit is positive
     return loss, ((logits > 0) == (labels > 0.5)).sum()
-
-
-class Stop(IntEnum):
-    """Whether and why training should end after a step."""
-
-    NO = 0
-    TIME = 1
-    INTERRUPT = 2
 
 
 @dataclass

@@ -13,10 +13,10 @@ from rrt_gld.datasets.pairs import CachedImages, FileImages, TripletBatch, make_
 from rrt_gld.datasets.samplers import TripletSampler
 from rrt_gld.optimisation import PER_STEP
 from rrt_gld.run_state import RunParts, load_run, save_run
-from rrt_gld.training import Guard, StepResult, Stop, train_one_epoch
+from rrt_gld.training import Guard, StepResult, train_one_epoch
 from utils.checkpoints import save_checkpoint
 from utils.distributed import Ranks
-from utils.interruption import deferred_interrupts
+from utils.interruption import Stop, deferred_interrupts
 
 logger = logging.getLogger(__name__)
 
@@ -186,25 +186,17 @@ class TrainingRun:
             torch.backends.cudnn.benchmark = True
         self.window = self._new_window()
         with deferred_interrupts() as interrupts:
-
-            def asks_to_stop() -> Stop:
-                if interrupts.requested:
-                    return Stop.INTERRUPT
-                return Stop.TIME if self._out_of_time() else Stop.NO
-
             stop = train_one_epoch(
                 self.parts.model,
                 self.parts.optimizer,
                 self._batches(),
                 self._after_step,
-                asks_to_stop,
+                lambda: interrupts.wish(self._out_of_time()),
                 self.options.max_norm,
                 self.options.autocast,
                 self.ranks,
             )
-            # asked for during the last step of the epoch
-            if not stop and self.ranks.any(interrupts.requested):
-                stop = Stop.INTERRUPT
+            stop = interrupts.after_last_step(stop, self.ranks)
         self._check_window()
         if stop:
             return self._stop_early(stop)
@@ -274,14 +266,6 @@ class TrainingRun:
         for name, value in (("train.loss", loss), ("train.acc", accuracy), ("train.lr", rate)):
             self.log_scalar(name, value, step)
         self.window = self._new_window()
-
-
-def keep_previous(last: Path) -> None:
-    """Set aside the checkpoint that a new run in the same folder would overwrite."""
-    if last.is_file():
-        kept = last.with_name("last_previous.pt")
-        last.replace(kept)
-        logger.warning("%s of an earlier run is kept as %s", last, kept.name)
 
 
 def steps_of_epoch(sampler: TripletSampler | None, steps_per_epoch: int | None) -> int:

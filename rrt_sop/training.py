@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from rrt_sop.losses import LN2, contrastive_loss, nearest_is_right, pair_loss
 from rrt_sop.models.network import RerankNet
 from rrt_sop.models.superpoint import SuperPointNet
 from utils.distributed import Ranks
+from utils.interruption import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -142,14 +142,6 @@ def triplet_logits(matcher: nn.Module, maps: Tensor) -> Tensor:
     """(3T, C, h, w) maps -> (2T,) logits: (anchor, positive) pairs, then (anchor, negative)."""
     anchors, positives, negatives = maps[0::3], maps[1::3], maps[2::3]
     return matcher(torch.cat([anchors, anchors]), torch.cat([positives, negatives]))
-
-
-class Stop(IntEnum):
-    """Whether and why training should end after a step."""
-
-    NO = 0
-    TIME = 1
-    INTERRUPT = 2
 
 
 @dataclass

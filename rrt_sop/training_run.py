@@ -14,9 +14,9 @@ from rrt_sop.datasets.image_list import ImageList
 from rrt_sop.datasets.samplers import Sampler
 from rrt_sop.optimisation import PER_STEP
 from rrt_sop.run_state import RunParts, load_run, save_best, save_run
-from rrt_sop.training import Guard, Stage, StepResult, Stop, train_one_epoch
+from rrt_sop.training import Guard, Stage, StepResult, train_one_epoch
 from utils.distributed import Ranks
-from utils.interruption import deferred_interrupts
+from utils.interruption import Stop, deferred_interrupts, keep_previous
 from utils.paths import require_file
 
 logger = logging.getLogger(__name__)
@@ -216,24 +216,16 @@ class TrainingRun:
             torch.backends.cudnn.benchmark = True
         self.window = Window()
         with deferred_interrupts() as interrupts:
-
-            def asks_to_stop() -> Stop:
-                if interrupts.requested:
-                    return Stop.INTERRUPT
-                return Stop.TIME if self._out_of_time() else Stop.NO
-
             stop = train_one_epoch(
                 self.parts.model,
                 self.parts.optimizer,
                 self._batches(training),
                 training.stage,
                 self._after_step,
-                asks_to_stop,
+                lambda: interrupts.wish(self._out_of_time()),
                 self.options.max_norm,
             )
-            # asked for during the last step of the epoch
-            if not stop and self.ranks.any(interrupts.requested):
-                stop = Stop.INTERRUPT
+            stop = interrupts.after_last_step(stop, self.ranks)
         self._flush()
         if stop:
             return self._stop_early(stop)
@@ -303,14 +295,6 @@ class TrainingRun:
             window.rate(), self.training.stage.items,
         )  # fmt: skip
         self.window = Window()
-
-
-def keep_previous(last: Path) -> None:
-    """Set aside the checkpoint that a new run in the same folder would overwrite."""
-    if last.is_file():
-        kept = last.with_name("last_previous.pt")
-        last.replace(kept)
-        logger.warning("%s of an earlier run is kept as %s", last, kept.name)
 
 
 def steps_of_epoch(sampler: Sampler | None, steps_per_epoch: int | None) -> int:

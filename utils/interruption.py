@@ -1,4 +1,4 @@
-"""Interruption of a training run, and the random states that its exact resumption needs."""
+"""Early end of a training run, and the random states that its exact resumption needs."""
 
 import logging
 import random
@@ -6,10 +6,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from utils.distributed import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,14 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+class Stop(IntEnum):
+    """Whether and why training should end after a step."""
+
+    NO = 0
+    TIME = 1
+    INTERRUPT = 2
+
+
 class Interrupts:
     """Whether Ctrl-C or a termination signal has come."""
 
@@ -55,6 +67,16 @@ class Interrupts:
             raise KeyboardInterrupt
         self.requested = True
         logger.warning("%s: finishing this step and saving", signal.Signals(number).name)
+
+    def wish(self, out_of_time: bool) -> Stop:
+        """What this process asks for before a step."""
+        if self.requested:
+            return Stop.INTERRUPT
+        return Stop.TIME if out_of_time else Stop.NO
+
+    def after_last_step(self, stop: Stop, ranks: Ranks) -> Stop:
+        """`stop`, the answer of a loop that asked before each step, or a signal during its last."""
+        return Stop.INTERRUPT if not stop and ranks.any(self.requested) else stop
 
 
 @contextmanager
@@ -71,3 +93,11 @@ def deferred_interrupts() -> Iterator[Interrupts]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def keep_previous(checkpoint: Path) -> None:
+    """Set aside the checkpoint that a new run in the same folder would overwrite."""
+    if checkpoint.is_file():
+        kept = checkpoint.with_stem(f"{checkpoint.stem}_previous")
+        checkpoint.replace(kept)
+        logger.warning("%s of an earlier run is kept as %s", checkpoint, kept.name)

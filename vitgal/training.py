@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from utils.distributed import Ranks
+from utils.interruption import Stop
 from vitgal.losses import ComputeLoss
 
 logger = logging.getLogger(__name__)
@@ -35,14 +35,6 @@ def choose_precision(name: str | None, device: torch.device) -> torch.dtype | No
 def make_scaler(device: torch.device, precision: torch.dtype | None) -> GradScaler:
     """Scales the loss in half precision, where small gradients would vanish; else does nothing."""
     return GradScaler(device.type, enabled=precision == torch.float16)
-
-
-class Stop(IntEnum):
-    """Whether and why training should end after a step."""
-
-    NO = 0
-    TIME = 1
-    INTERRUPT = 2
 
 
 @dataclass

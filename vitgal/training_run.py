@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from utils.distributed import Ranks
-from utils.interruption import deferred_interrupts
+from utils.interruption import Stop, deferred_interrupts, keep_previous
 from utils.paths import require_file
 from vitgal.datasets.gldv2 import LandmarkImages
 from vitgal.datasets.samplers import Batch, EpochBatches, make_loader, make_val_batches
@@ -26,7 +26,6 @@ from vitgal.training import (
     Guard,
     Stepper,
     StepResult,
-    Stop,
     evaluate_accuracy,
     train_one_epoch,
 )
@@ -248,22 +247,14 @@ class TrainingRun:
         ahead = self.batches.draw(epoch)[progress.step :]
         self.window = Window()
         with deferred_interrupts() as interrupts:
-
-            def asks_to_stop() -> Stop:
-                if interrupts.requested:
-                    return Stop.INTERRUPT
-                return Stop.TIME if self._out_of_time() else Stop.NO
-
             stop = train_one_epoch(
                 self.stepper,
                 self._loader(self.train_images, ahead, epoch),
                 self._before_step,
                 self._after_step,
-                asks_to_stop,
+                lambda: interrupts.wish(self._out_of_time()),
             )
-            # asked for during the last step of the epoch
-            if not stop and self.ranks.any(interrupts.requested):
-                stop = Stop.INTERRUPT
+            stop = interrupts.after_last_step(stop, self.ranks)
         self._check_window()
         if progress.step == len(self.batches):
             self._end_epoch()
@@ -317,14 +308,6 @@ class TrainingRun:
             self.log_scalar(f"train.{name}", value, step)
         self.log_scalar("train.lr", rate, step)
         self.window = Window()
-
-
-def keep_previous(checkpoint: Path) -> None:
-    """Set aside the checkpoint that a new run in the same folder would overwrite."""
-    if checkpoint.is_file():
-        kept = checkpoint.with_name("checkpoint_previous.pth")
-        checkpoint.replace(kept)
-        logger.warning("%s of an earlier run is kept as %s", checkpoint, kept.name)
 
 
 def start_or_continue(

@@ -14,7 +14,6 @@ from rrt_gld.optimisation import make_optimizer
 from rrt_gld.training import (
     LN2,
     Guard,
-    Stop,
     TrainingDivergedError,
     compute_loss,
     pair_logits,
@@ -24,6 +23,7 @@ from rrt_gld.training import (
 from tests.golden_recipe import array, cases_of_kind, load_manifest, load_outputs
 from tests.rrt_gld.data_folders import drawn
 from tests.rrt_gld.golden_models import golden_images, golden_matcher
+from utils.interruption import Stop
 
 SYSTEM = "rrt_gld"
 MANIFEST, OUTPUTS = load_manifest(SYSTEM)["cases"], load_outputs(SYSTEM)

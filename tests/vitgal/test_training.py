@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from utils.distributed import Ranks
+from utils.interruption import Stop
 from vitgal.losses import retrieval_loss
 from vitgal.training import (
     Guard,
     Stepper,
-    Stop,
     TrainingDivergedError,
     choose_precision,
     evaluate_accuracy,
