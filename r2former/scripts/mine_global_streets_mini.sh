@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generated streets, hard negatives of the training queries by the global model: a minute.
+# Generated streets, hard negatives of the training queries by the global model.
 # Needs:    data/mini_streets/, the output of train_global_streets_mini.sh.
 # Writes:   logs/mine_global_streets_mini/, and the list to
 #           r2former/r2former_ckpts/mini_streets_v2_deit_hard_final.npy.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generated streets, trains everything at once from random weights: 17 minutes on 2 cores.
+# Generated streets, trains everything at once from random weights: 17 minutes at most.
 # Expected: measured with this code, see the README; nothing is published.
 # Needs:    data/mini_streets/ (python -m data.make_mini streets).
 # Writes:   logs/train_end_to_end_streets_mini/ with best_model.pth and last_model.pth.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generated streets, trains the global model of row "global": 15 minutes on 2 cores at most.
+# Generated streets, trains the global model of row "global": 15 minutes at most.
 # Expected: measured with this code, see the README; nothing is published.
 # Needs:    data/mini_streets/ (python -m data.make_mini streets).
 # Writes:   logs/train_global_streets_mini/ with best_model.pth and last_model.pth.

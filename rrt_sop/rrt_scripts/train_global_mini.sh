@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generated products, trains the network of row "Global retrieval": about 12 minutes on 2 cores.
+# Generated products, trains the network of row "Global retrieval": 14 minutes on 2 busy cores.
 # Expected: measured with this code, see the README; nothing is published.
 # Needs:    data/mini_products/ (data.make_mini products, then rrt_sop.prepare_data with mini).
 # Writes:   logs/train_global_mini/ with resnet10_mini_global.pt and last.pt.

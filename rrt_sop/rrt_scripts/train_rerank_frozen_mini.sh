@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Generated products, trains the matcher of row "Reranking, frozen backbone": about 10 minutes on
-# 2 cores.
+# Generated products, trains the matcher of row "Reranking, frozen backbone";
+# not run to its end yet.
 # Expected: measured with this code, see the README; nothing is published.
 # Needs:    data/mini_products/ and the outputs of train_global_mini.sh, eval_global_mini.sh and
 #           nn_inds_train_mini.sh.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generated landmarks, trains the autoencoder on the small network: about 10 minutes on 2 cores.
+# Generated landmarks, trains the autoencoder on the small network; not run to its end yet.
 # Needs:    data/mini_gldv2/ with its split, and the output of train_retrieval_xcit_mini.sh.
 # Writes:   logs/train_autoencoder_xcit_mini/ with checkpoint.pth, best_model.pth and log.txt.
 set -euo pipefail

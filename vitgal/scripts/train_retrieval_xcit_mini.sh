@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generated landmarks, trains the small retrieval network: about 20 minutes on 2 cores.
+# Generated landmarks, trains the small retrieval network; not run to its end yet.
 # Needs:    data/mini_gldv2/ with 6,000 landmarks and its split (train_split_xcit_mini.sh).
 # Writes:   logs/train_retrieval_xcit_mini/ with checkpoint.pth, best_model.pth and log.txt.
 set -euo pipefail
