@@ -21,12 +21,13 @@ from r2former.evaluation import Evaluation, Settings, evaluate
 from r2former.features import Loading
 from r2former.models.ingredient import load_global_model, load_model, model_ingredient
 from r2former.models.network import R2Former
-from r2former.place_page import write_place_page
+from r2former.place_page import draw_matches, make_lists, write_place_page
 from r2former.ranked_lists import write_ranked_lists
-from r2former.rows import load_row, show_rows
+from r2former.result_record import make_record
+from r2former.rows import load_row, make_recall_rows, query_values
 from utils.distributed import observe_first_rank_only, start_ranks, stop_ranks
 from utils.paths import REPO_ROOT
-from utils.results import enforce_tolerance
+from utils.result_files import describe_checkpoint, finish
 
 ex = Experiment(
     "r2former_evaluate",
@@ -104,7 +105,12 @@ def save(
     """Rows, ranked lists, page, timings. Other protocols have no expected value."""
     weights = resume or "UNTRAINED"
     tabled = settings.is_tabled(tuple(model["img_size"])) and dataset["protocol"] == "official"
-    rows = show_rows(_run, found, row if tabled else None, weights)
+    expected = row if tabled else None
+    values = query_values(found, places, settings)
+    rows = make_recall_rows(found, values, expected, weights)
+    lists = make_lists(places, found, seed)
+    drawer = net if page and isinstance(net, R2Former) else None
+    pictures = draw_matches(drawer, places, found, settings, seed)
     _run.info["seconds"] = found.seconds
     for what, value in found.seconds.items():
         _log.info("%s: %.2f ms", what, 1000 * value)
@@ -113,10 +119,11 @@ def save(
             _log.info("ranked lists: %s", path)
     if page:
         facts = {"weights": weights, "protocol": found.protocol}
-        drawer = net if isinstance(net, R2Former) else None
-        path = Path(temp_dir) / "page.html"
-        write_place_page(path, drawer, places, found, settings, rows, facts, seed)
-    enforce_tolerance(rows, strict)
+        write_place_page(Path(temp_dir) / "page.html", places, lists, pictures, rows, facts, seed)
+    method = {"model": model["backbone"], **describe_checkpoint(resume)}
+    device = next(net.parameters()).device
+    record = make_record(places, found, settings, values, method, lists, pictures, device)
+    finish(_run, rows, record, expected, strict)
 
 
 @ex.automain

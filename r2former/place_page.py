@@ -15,6 +15,7 @@ from utils.results import Row
 
 QUERIES = 1000  # drawn at random; all of them where there are fewer
 SHOWN = 100  # of each list that the page knows; it shows the first ten
+AP_NAME = "AP of the head"
 PAIRS = 4  # whose matches are drawn
 NOTE = (
     "Each query with its first ten database images, by global descriptors and after reranking. "
@@ -24,25 +25,41 @@ NOTE = (
 
 def write_place_page(
     path: Path,
-    net: R2Former | None,
     places: PlaceSet,
-    found: Evaluation,
-    settings: Settings,
+    lists: Sequence[RankedList],
+    pictures: Sequence[MatchPicture],
     rows: Sequence[Row],
     facts: Mapping[str, object],
     seed: int = 0,
 ) -> Path:
-    """Write the page and return its path.
+    """Write the page and return its path. Without positions there are no marks and no AP."""
+    tables = [results_table("Results (percent)", rows)] if rows else []
+    return write_page(
+        path, f"R2Former on {places.name}", facts, tables, lists, pictures,
+        notes=[NOTE], ap_name=AP_NAME, seed=seed,
+    )  # fmt: skip
 
-    `net`: draws the matches of the most improved queries with their new first image; None: none.
-    Without positions there are no marks and no AP.
-    """
+
+def draw_queries(places: PlaceSet, seed: int) -> np.ndarray:
+    """(q,) the queries that a page knows, in order: at most 1000."""
     drawn = np.random.default_rng(seed).permutation(len(places.query_paths))[:QUERIES]
     drawn.sort()
+    return drawn
+
+
+def head_aps(found: Evaluation, drawn: np.ndarray) -> list[np.ndarray | None]:
+    """AP of the head of each stage for the queries `drawn`."""
     stages = [found.before] if found.after is None else [found.before, found.after]
     depth = stages[-1].nn_inds.shape[1]
-    aps = [average_precision(ranking, depth, drawn) for ranking in stages]
-    lists = [
+    return [average_precision(ranking, depth, drawn) for ranking in stages]
+
+
+def make_lists(places: PlaceSet, found: Evaluation, seed: int = 0) -> list[RankedList]:
+    """Ranked lists of the drawn queries before and after reranking."""
+    drawn = draw_queries(places, seed)
+    aps = head_aps(found, drawn)
+    depth = (found.after or found.before).nn_inds.shape[1]
+    return [
         RankedList(
             places.query_paths[q],
             None,
@@ -52,14 +69,16 @@ def write_place_page(
         )
         for i, q in enumerate(drawn.tolist())
     ]
-    pictures = []
-    if net is not None and found.after is not None:
-        pictures = draw_best(net, places, found.after, drawn, aps, settings)
-    tables = [results_table("Results (percent)", rows)] if rows else []
-    return write_page(
-        path, f"R2Former on {places.name}", facts, tables, lists, pictures,
-        notes=[NOTE], ap_name="AP of the head", seed=seed,
-    )  # fmt: skip
+
+
+def draw_matches(
+    net: R2Former | None, places: PlaceSet, found: Evaluation, settings: Settings, seed: int = 0
+) -> list[MatchPicture]:
+    """Matches of the most improved queries with their new first image; none without `net`."""
+    if net is None or found.after is None:
+        return []
+    drawn = draw_queries(places, seed)
+    return draw_best(net, places, found.after, drawn, head_aps(found, drawn), settings)
 
 
 def average_precision(ranking: Ranking, depth: int, queries: np.ndarray) -> np.ndarray | None:

@@ -1,24 +1,16 @@
 """The rows at the end of an evaluation: recall and what is expected, gain of reranking."""
 
-from typing import Any
-
 import numpy as np
 
-from r2former.evaluation import Evaluation, Ranking
+from r2former.datasets.place_set import PlaceSet
+from r2former.evaluation import Evaluation, Ranking, Settings
+from r2former.retrieval import average_precisions
+from utils import results
 from utils.paths import REPO_ROOT
-from utils.results import (
-    Expected,
-    Row,
-    bootstrap_interval,
-    load_expected,
-    log_rows,
-    make_rows,
-    paired_bootstrap,
-    print_rows,
-)
+from utils.result_files import BEFORE
+from utils.results import Expected, Row, make_gain_row, make_intervals, make_rows
 
 EXPECTED = REPO_ROOT / "r2former" / "expected.csv"
-GLOBAL = "_global"  # suffix of metrics before reranking
 
 
 def hits_at(ranking: Ranking, k: int) -> np.ndarray:
@@ -29,57 +21,63 @@ def hits_at(ranking: Ranking, k: int) -> np.ndarray:
 
 def load_row(script: str | None) -> dict[str, Expected]:
     """Expected values of a script; ValueError for a name that expected.csv does not have."""
-    if script is None:
-        return {}
-    table = load_expected(EXPECTED)
-    if script not in table:
-        raise ValueError(f"row is {script!r}, but {EXPECTED} knows {list(table)}")
-    return table[script]
+    return results.load_row(EXPECTED, script)
 
 
 def make_gain_rows(found: Evaluation, protocol: str) -> list[Row]:
     """What reranking adds to each recall, in points, with a paired bootstrap interval.
 
-    An interval above 0: the gain is more than the chance of which queries were asked. Cutoffs at or
-    beyond the depth cannot gain and are left out.
+    Cutoffs at or beyond the depth cannot gain and are left out.
     """
     assert found.after is not None
-    rows = []
-    for name in found.recalls_global:
-        k = int(name.removeprefix("R@"))
-        if k >= found.after.nn_inds.shape[1]:
-            continue
-        first, second = hits_at(found.before, k), hits_at(found.after, k)
-        gain, interval = round(float((second - first).mean()), 2), paired_bootstrap(first, second)
-        rows.append(Row(f"{name}_gain", gain, protocol=protocol, interval=interval))
-    return rows
+    depth = found.after.nn_inds.shape[1]
+    cutoffs = [int(name.removeprefix("R@")) for name in found.recalls_global]
+    rows = [
+        make_gain_row(f"R@{k}", hits_at(found.before, k), hits_at(found.after, k), protocol)
+        for k in cutoffs
+        if k < depth
+    ]
+    return [row for row in rows if row is not None]
 
 
-def make_intervals(found: Evaluation) -> dict[str, tuple[float, float]]:
-    """Bootstrap interval of every recall, by the name of its row."""
-    stages = [(found.before, GLOBAL if found.after is not None else "")]
-    if found.after is not None:
-        stages.append((found.after, ""))
-    return {
-        f"{name}{suffix}": bootstrap_interval(hits_at(ranking, int(name.removeprefix("R@"))))
-        for ranking, suffix in stages
-        for name in ranking.metrics
-        if name.startswith("R@")
-    }
+def stage_values(ranking: Ranking, counts: np.ndarray, suffix: str = "") -> dict[str, np.ndarray]:
+    """R@k and mAP@k of each query, percent; `counts` (Q,): positives of each query.
+
+    Without a positive a query counts as missed for R@k, and has no mAP@k (NaN).
+    """
+    values = {}
+    for name in ranking.metrics:
+        k = int(name.partition("@")[2])
+        if name.startswith("R@"):
+            values[f"{name}{suffix}"] = hits_at(ranking, k)
+        else:
+            assert ranking.hits is not None
+            values[f"{name}{suffix}"] = 100 * average_precisions(ranking.hits, counts, k)
+    return values
 
 
-def show_rows(run: Any, found: Evaluation, script: str | None, weights: str) -> list[Row]:
-    """Print and log the rows and return them; none where positions are unknown.
+def query_values(found: Evaluation, places: PlaceSet, settings: Settings) -> dict[str, np.ndarray]:
+    """Every metric by query, those before reranking with "_global"; none without positions."""
+    if not found.metrics:
+        return {}
+    counts = places.positives(settings.radius).counts
+    if found.after is None:
+        return stage_values(found.before, counts)
+    before = stage_values(found.before, counts, BEFORE)
+    return {**stage_values(found.after, counts), **before}
 
-    `script`: name in expected.csv; None: the protocol is not the table's, nothing is expected.
+
+def make_recall_rows(
+    found: Evaluation, values: dict[str, np.ndarray], script: str | None, weights: str
+) -> list[Row]:
+    """Rows with bootstrap intervals, then the gain of reranking; none where positions are unknown.
+
+    `values`: what `query_values` gives. `script`: name in expected.csv; None: the protocol is not
+    the table's, nothing is expected.
     """
     if not found.metrics:
         return []
     protocol = f"{weights}; {found.protocol}"
     expected = {key: entry for key, entry in load_row(script).items() if key in found.metrics}
-    rows = make_rows(found.metrics, expected, protocol, make_intervals(found))
-    if found.after is not None:
-        rows += make_gain_rows(found, protocol)
-    log_rows(run, rows)
-    print_rows(rows, script)
-    return rows
+    rows = make_rows(found.metrics, expected, protocol, make_intervals(values))
+    return rows if found.after is None else [*rows, *make_gain_rows(found, protocol)]

@@ -26,9 +26,11 @@ from rrt_gld.geometric import count_inliers, make_estimator
 from rrt_gld.models.ingredient import RRT_MINI_SIZES
 from rrt_gld.models.scoring import PairScorer
 from rrt_gld.reranking import Reranked, rerank, rerank_head
-from rrt_gld.rows import EXPECTED, make_gain_rows, make_intervals, to_percent
+from rrt_gld.result_record import percent_maps
+from rrt_gld.rows import EXPECTED, make_gain_rows, to_percent
 from utils.paths import REPO_ROOT
-from utils.results import Row, load_expected, make_rows, print_rows
+from utils.result_files import BEFORE
+from utils.results import Row, load_expected, make_intervals, make_rows, print_rows
 from utils.revisited import evaluate_ranks
 
 CHECKPOINT = REPO_ROOT / "rrt_gld/rrt_gld_ckpts/mini_sift.pt"
@@ -100,9 +102,10 @@ def measure(search: Search, learned: Reranked, geometric: Reranked | None, top_k
     for script, protocol, metrics, ap in stages:
         maps = {f"{k}_map": metrics[f"{k}_map"] for k in ("M", "H") if not np.isnan(ap[k]).all()}
         expected = {k: v for k, v in table.get(script, {}).items() if k in maps}
-        rows += make_rows(maps, expected, protocol, make_intervals(ap))
+        rows += make_rows(maps, expected, protocol, make_intervals(percent_maps(ap)))
         if script != "eval_mini_global":
-            rows += make_gain_rows(search.nn_inds, search.gnd, ap, f"{protocol}, minus global")
+            values = {**percent_maps(ap), **percent_maps(aps, BEFORE)}
+            rows += make_gain_rows(values, f"{protocol}, minus global")
     return rows
 
 

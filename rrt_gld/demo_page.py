@@ -9,13 +9,13 @@ import numpy as np
 from rrt_gld.demo_search import Search
 from rrt_gld.evaluation import compute_reranked_metrics
 from rrt_gld.geometric import make_estimator, verify
+from rrt_gld.ranked_lists import make_lists
 from rrt_gld.reranking import Reranked
 from rrt_gld.sift import crop
-from utils.report import Hit, MatchPicture, RankedList, draw_matches, results_table, write_page
+from utils.report import MatchPicture, RankedList, draw_matches, results_table, write_page
 from utils.results import Row
 from utils.revisited import evaluate_ranks
 
-SHOWN = 100  # of each ranking that the page knows; it shows the first ten
 PAIRS = 3  # whose matches are drawn
 NOTE = (
     "Each query with its first ten gallery images, by global descriptors and after reranking by "
@@ -37,7 +37,7 @@ def write_demo_page(
     n_lists: int,
 ) -> Path:
     """Write the page of one search and return its path."""
-    lists = make_lists(search, reranked)
+    lists = make_search_lists(search, reranked)
     tables = [results_table("Results (mAP, %)", rows)] if rows else []
     note = NOTE_WITHOUT_TRUTH if search.gnd is None else NOTE
     return write_page(
@@ -46,37 +46,16 @@ def write_demo_page(
     )  # fmt: skip
 
 
-def make_lists(search: Search, reranked: Reranked) -> list[RankedList]:
+def make_search_lists(search: Search, reranked: Reranked) -> list[RankedList]:
     """One list per query; with a ground truth the Medium protocol's APs and the images' labels."""
-    count = len(search.queries)
-    before, after = np.full(count, np.nan), np.full(count, np.nan)
-    labels: list[dict[int, str]] = [{}] * count
+    before, after = np.full((2, len(search.queries)), np.nan)
     if search.gnd is not None:
         before = evaluate_ranks(search.nn_inds, search.gnd)["medium"]["ap"]
         after = compute_reranked_metrics(reranked, search.gnd)[1]["M"]
-        labels = [
-            {int(j): kind for kind in ("easy", "hard", "junk") for j in lists[kind]}
-            for lists in search.gnd.gnd
-        ]
-
-    def hits(ranks: np.ndarray, q: int) -> list[Hit]:
-        default = None if search.gnd is None else "negative"
-        return [
-            Hit(
-                search.gallery_paths[j],
-                search.gallery_paths[j].stem,
-                labels[q].get(int(j), default),
-            )
-            for j in ranks[q, :SHOWN]
-        ]
-
-    return [
-        RankedList(
-            search.query_paths[q], search.boxes[q], hits(search.nn_inds, q),
-            hits(reranked.medium, q), float(before[q]), float(after[q]),
-        )
-        for q in range(count)
-    ]  # fmt: skip
+    return make_lists(
+        search.query_paths, search.boxes, search.gallery_paths, search.gnd,
+        (search.nn_inds, reranked.medium), (before, after),
+    )  # fmt: skip
 
 
 def draw_pairs(

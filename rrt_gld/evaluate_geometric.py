@@ -15,7 +15,8 @@ from rrt_gld.datasets.ingredient import dataset_ingredient, load_test_set
 from rrt_gld.evaluation import Evaluation, compute_reranked_metrics, save_evaluation
 from rrt_gld.geometric import count_inliers, make_estimator
 from rrt_gld.reranking import rerank
-from rrt_gld.rows import PUBLISHED_TOP_K, finish, make_gain_rows, script_name
+from rrt_gld.result_record import make_reranked_record
+from rrt_gld.rows import PUBLISHED_TOP_K, finish, script_name
 from utils.paths import REPO_ROOT
 
 ex = Experiment(
@@ -59,7 +60,7 @@ def main(temp_dir, top_k, estimator, geometry, threshold, ratio, local_dim, stri
     )
     script = script_name("geometric", dataset["name"], dataset["desc_name"])
     as_published = top_k == PUBLISHED_TOP_K
-    gains = make_gain_rows(test.nn_inds, test.gnd, found.aps, "reranked minus global")
-    expected = script if as_published else None
-    finish(_run, found.metrics, found.aps, expected, protocol, strict, gains)
+    described = {"estimator": str(method), "ratio": ratio, "top_k": top_k}
+    record = make_reranked_record(test, found, dataset["recalls"], described)
+    finish(_run, found.metrics, record, script if as_published else None, protocol, strict)
     return {**found.metrics, "top_k": top_k, "estimator": str(method)}

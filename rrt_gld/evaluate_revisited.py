@@ -13,10 +13,12 @@ from sacred import Experiment
 from rrt_gld.datasets.ingredient import dataset_ingredient, load_test_set
 from rrt_gld.evaluation import evaluate, save_evaluation
 from rrt_gld.models.ingredient import make_model, model_ingredient
-from rrt_gld.rows import PUBLISHED_TOP_K, finish, make_gain_rows, script_name
+from rrt_gld.result_record import make_reranked_record
+from rrt_gld.rows import PUBLISHED_TOP_K, finish, script_name
 from utils.checkpoints import load_released
 from utils.distributed import observe_first_rank_only, start_ranks, stop_ranks
 from utils.paths import REPO_ROOT, require_file
+from utils.result_files import describe_checkpoint
 
 ex = Experiment(
     "rrt_gld_evaluate_revisited",
@@ -52,6 +54,13 @@ def load_model(resume: str | None, seed: int) -> torch.nn.Module:
     return model
 
 
+@ex.capture
+def describe_model(top_k: int, precision: str, dataset: dict, model: dict) -> dict:
+    """What the record says of the method."""
+    scale_map = dataset["scale_map"]
+    return {"model": model["name"], "top_k": top_k, "precision": precision, "scale_map": scale_map}
+
+
 @ex.automain
 def main(resume, cpu, cudnn_flag, temp_dir, top_k, precision, strict, dataset, model, _run):
     torch.backends.cudnn.deterministic = cudnn_flag == "deterministic"
@@ -67,7 +76,8 @@ def main(resume, cpu, cudnn_flag, temp_dir, top_k, precision, strict, dataset, m
         _run.add_artifact(str(save_evaluation(Path(temp_dir) / f"{name}_ranks.npz", found, top_k)))
         as_published = top_k == PUBLISHED_TOP_K and precision == "float32"
         script = script_name("rerank", dataset["name"], dataset["desc_name"])
-        gains = make_gain_rows(test.nn_inds, test.gnd, found.aps, "reranked minus global")
+        method = {**describe_model(), **describe_checkpoint(resume)}
+        record = make_reranked_record(test, found, dataset["recalls"], method, ranks.device)
         expected = script if as_published else None
-        finish(_run, found.metrics, found.aps, expected, protocol, strict, gains)
+        finish(_run, found.metrics, record, expected, protocol, strict)
     return {**found.metrics, "top_k": top_k}

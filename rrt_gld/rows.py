@@ -1,22 +1,14 @@
 """The rows at the end of an evaluation: measured, expected, difference, tolerance, protocol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from utils.paths import REPO_ROOT
-from utils.results import (
-    Row,
-    bootstrap_interval,
-    enforce_tolerance,
-    load_expected,
-    log_rows,
-    make_rows,
-    paired_bootstrap,
-    print_rows,
-)
-from utils.revisited import GroundTruth, evaluate_ranks
+from utils.result_files import BEFORE, Record
+from utils.result_files import finish as finish_run
+from utils.results import Row, load_expected, make_gain_row, make_intervals, make_rows
 
 EXPECTED = REPO_ROOT / "rrt_gld" / "expected.csv"
 PUBLISHED_TOP_K = 100  # the expected values of reranking hold for this head
@@ -45,57 +37,35 @@ def to_percent(values: Mapping[str, Any], letter: str) -> dict[str, Any]:
     }
 
 
-def make_intervals(aps: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """`<letter>_map` -> 95 % bootstrap interval, percent; none where no query has positives."""
-    return {
-        f"{key}_map": bootstrap_interval(100 * ap)
-        for key, ap in aps.items()
-        if not np.isnan(ap).all()
-    }
-
-
-def make_gain_rows(
-    nn_inds: np.ndarray, gnd: GroundTruth, aps: Mapping[str, np.ndarray], protocol: str
-) -> list[Row]:
-    """What reranking adds to the global ranking `nn_inds` (Q, K), points of mAP.
-
-    With the paired bootstrap interval over queries: above 0, the gain is more than the chance of
-    which queries were asked. `aps`: M and H of the reranked lists, (Q,) fractions.
-    """
-    before = evaluate_ranks(nn_inds, gnd)
-    rows = []
-    for letter, key in (("M", "medium"), ("H", "hard")):
-        first, second = 100 * before[key]["ap"], 100 * aps[letter]
-        if np.isnan(first).all():
-            continue
-        gain = round(float(np.nanmean(second - first)), 2)
-        interval = paired_bootstrap(first, second)
-        rows.append(Row(f"{letter}_gain", gain, protocol=protocol, interval=interval))
-    return rows
+def make_gain_rows(values: Mapping[str, np.ndarray], protocol: str) -> list[Row]:
+    """What reranking adds to each metric that has values (Q,) before it, points of mAP."""
+    rows = [
+        make_gain_row(metric.removesuffix("_map"), values[f"{metric}{BEFORE}"], after, protocol)
+        for metric, after in values.items()
+        if f"{metric}{BEFORE}" in values
+    ]
+    return [row for row in rows if row is not None]
 
 
 def finish(
     run: Any,
     metrics: Mapping[str, Any],
-    aps: Mapping[str, np.ndarray],
+    record: Record,
     script: str | None,
     protocol: str,
     strict: bool = False,
-    gains: Sequence[Row] = (),
 ) -> None:
-    """Print and log the mAP rows; with `strict`, exit code 3 when one is outside its tolerance.
+    """Print, log and keep the mAP rows; with `strict`, exit code 3 when one is outside.
 
     Args:
         metrics: as tabulated, percent; the entries `<letter>_map` make the rows.
-        aps: letter -> (Q,) average precision, fraction; gives the row its bootstrap interval.
-        gains: rows of `make_gain_rows`, shown after the others.
+        record: its values by query give each row its bootstrap interval; where it has values
+            before reranking, rows of the gain follow.
         script: name in expected.csv; None: the protocol is not the table's, nothing is expected.
     """
     measured = {key: value for key, value in metrics.items() if key.endswith("_map")}
     table = load_expected(EXPECTED).get(script, {}) if script is not None else {}
     expected = {key: entry for key, entry in table.items() if key in measured}
-    intervals = make_intervals(aps)
-    rows = [*make_rows(measured, expected, protocol, intervals), *gains]
-    log_rows(run, rows)
-    print_rows(rows, script)
-    enforce_tolerance(rows, strict)
+    rows = make_rows(measured, expected, protocol, make_intervals(record.values))
+    rows += make_gain_rows(record.values, "reranked minus global")
+    finish_run(run, rows, record, script, strict)

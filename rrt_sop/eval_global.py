@@ -20,11 +20,12 @@ from rrt_sop.evaluation import evaluate_global
 from rrt_sop.features import Loading
 from rrt_sop.models.ingredient import load_model, model_ingredient
 from rrt_sop.models.nets import Net
+from rrt_sop.result_record import make_global_record
 from rrt_sop.retrieval import neighbour_origin, save_neighbours
-from rrt_sop.rows import load_row, show_rows
+from rrt_sop.rows import load_row, make_recall_rows
 from utils.distributed import observe_first_rank_only, start_ranks, stop_ranks
 from utils.paths import REPO_ROOT
-from utils.results import enforce_tolerance
+from utils.result_files import describe_checkpoint, finish
 
 ex = Experiment(
     "rrt_sop_eval_global",
@@ -65,7 +66,9 @@ def load_net(resume: str | None, untrained: bool, seed: int) -> Net:
 
 
 @ex.automain
-def main(cpu, cudnn_flag, temp_dir, resume, query_set, nn_inds_copy, row, strict, dataset, _run):
+def main(
+    cpu, cudnn_flag, temp_dir, resume, query_set, nn_inds_copy, row, strict, dataset, model, _run
+):
     load_row(row)  # a name that is not known ends the run before the work
     torch.backends.cudnn.deterministic = cudnn_flag == "deterministic"
     queries, gallery = load_lists()
@@ -79,5 +82,7 @@ def main(cpu, cudnn_flag, temp_dir, resume, query_set, nn_inds_copy, row, strict
     if ranks.is_first:
         origin = {**neighbour_origin(queries, gallery), "weights": str(resume)}
         save_neighbours(temp_dir, found.values, found.nn_inds, origin, nn_inds_copy)
-        enforce_tolerance(show_rows(_run, found, row, protocol), strict)
+        method = {"model": model["arch"], "precision": "float32", **describe_checkpoint(resume)}
+        record = make_global_record(queries, gallery, found, method, ranks)
+        finish(_run, make_recall_rows(found, row, protocol), record, row, strict)
     return found.metrics

@@ -21,12 +21,13 @@ from rrt_sop.models.ingredient import load_model, model_ingredient
 from rrt_sop.models.nets import Net
 from rrt_sop.product_page import write_product_page
 from rrt_sop.reranking import PUBLISHED_DEPTH
+from rrt_sop.result_record import make_reranked_record
 from rrt_sop.retrieval import neighbour_origin, save_neighbours
-from rrt_sop.rows import load_row, make_gain_rows, show_rows
-from utils.distributed import observe_first_rank_only, start_ranks, stop_ranks
+from rrt_sop.rows import load_row, make_gain_rows, make_recall_rows
+from utils.distributed import Ranks, observe_first_rank_only, start_ranks, stop_ranks
 from utils.nn_tables import load_nn_inds
-from utils.paths import REPO_ROOT, require_file
-from utils.results import enforce_tolerance
+from utils.paths import REPO_ROOT, hash_file, require_file
+from utils.result_files import describe_checkpoint, finish
 
 ex = Experiment(
     "rrt_sop_eval_rerank",
@@ -76,14 +77,17 @@ def save(
     gallery: ImageList | None,
     before: np.ndarray,
     found: Evaluation,
+    ranks: Ranks,
     temp_dir: str,
     resume: str | None,
     top_k: int,
     precision: str,
+    cache_nn_inds: str,
     page: bool,
     row: str | None,
     strict: bool,
     dataset: dict,
+    model: dict,
     _run: object,
 ) -> None:
     """Reranked table, rows with the gain over the global ranking, page."""
@@ -93,18 +97,21 @@ def save(
     protocol = f"{resume or 'UNTRAINED heads'}, first {head.shape[1]} reranked"
     origin = neighbour_origin(queries, gallery) | {"ranking": f"reranked by {resume}"}
     save_neighbours(temp_dir, found.values, found.nn_inds, origin)
-    gains = make_gain_rows(base.first_hits, found, ks, protocol)
     as_published = top_k == PUBLISHED_DEPTH and precision == "float32"
-    rows = show_rows(_run, found, row if as_published else None, protocol, gains)
+    expected = row if as_published else None
+    gains = make_gain_rows(base.first_hits, found, ks, protocol)
+    rows = [*make_recall_rows(found, expected, protocol), *gains]
+    method = {"model": model["arch"], "top_k": top_k, "precision": precision}
+    method |= describe_checkpoint(resume) | {"neighbour_table_sha256": hash_file(cache_nn_inds)}
+    record = make_reranked_record(queries, gallery, base, found, method, ranks)
     if page:
         facts = {
             "weights": resume or "UNTRAINED heads",
             "queries": len(queries),
             "top_k": head.shape[1],
         }
-        path = Path(temp_dir) / "page.html"
-        write_product_page(path, queries, gallery, head, found.nn_inds, rows, facts)
-    enforce_tolerance(rows, strict)
+        write_product_page(Path(temp_dir) / "page.html", record.lists, rows, facts)
+    finish(_run, rows, record, expected, strict)
 
 
 @ex.automain
@@ -122,5 +129,5 @@ def main(cpu, cudnn_flag, temp_dir, top_k, precision, row, dataset):
     )
     stop_ranks()
     if ranks.is_first:
-        save(queries, gallery, nn_inds, found)
+        save(queries, gallery, nn_inds, found, ranks)
     return {**found.metrics, "top_k": top_k}

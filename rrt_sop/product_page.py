@@ -9,6 +9,7 @@ from rrt_sop.datasets.image_list import ImageList
 from utils.report import Hit, RankedList, results_table, write_page
 from utils.results import Row
 
+AP_NAME = "AP of the head"
 QUERIES = 1000  # drawn at random; all of them where there are fewer
 NOTE = (
     "Each query with its first ten images, by global features and after reranking by the matcher. "
@@ -28,21 +29,16 @@ def average_precision(hits: np.ndarray) -> np.ndarray:
     return np.divide(total, counts, out=np.full(len(hits), np.nan), where=counts > 0)
 
 
-def write_product_page(
-    path: str | Path,
+def make_lists(
     queries: ImageList,
     gallery: ImageList | None,
     before: np.ndarray,
     after: np.ndarray,
-    rows: Sequence[Row],
-    facts: Mapping[str, object],
-    n_lists: int = 12,
     seed: int = 0,
-) -> Path:
-    """Write the page and return its path.
+) -> list[RankedList]:
+    """Lists of at most 1000 queries drawn by `seed`: first images before and after reranking.
 
-    `before`, `after`: (Q, K) int64, the head by global features and reranked. `n_lists` queries of
-    at most 1000 drawn by `seed` are shown: most improved, most worsened, some at random.
+    `before`, `after`: (Q, K) int64, the head by global features and reranked.
     """
     searched = queries if gallery is None else gallery
     drawn = np.random.default_rng(seed).permutation(len(queries))[:QUERIES]
@@ -62,7 +58,7 @@ def write_product_page(
             for j, hit in zip(table[drawn[place]], is_right[place], strict=True)
         ]
 
-    lists = [
+    return [
         RankedList(
             queries.data_path / queries.paths[q],
             None,
@@ -73,8 +69,22 @@ def write_product_page(
         )
         for place, q in enumerate(drawn)
     ]
+
+
+def write_product_page(
+    path: str | Path,
+    lists: Sequence[RankedList],
+    rows: Sequence[Row],
+    facts: Mapping[str, object],
+    n_lists: int = 12,
+    seed: int = 0,
+) -> Path:
+    """Write the page and return its path.
+
+    `n_lists` of the `lists` are shown: most improved, most worsened, some at random.
+    """
     return write_page(
         path, "Products, before and after reranking", facts,
         [results_table("Results (recall, %)", rows)], lists,
-        notes=[NOTE], ap_name="AP of the head", n_lists=n_lists, seed=seed,
+        notes=[NOTE], ap_name=AP_NAME, n_lists=n_lists, seed=seed,
     )  # fmt: skip

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.paths import atomic_path, require_file
+from utils.paths import atomic_path, hash_names, require_file
 from utils.pickles import load_foreign
+
+__all__ = ["hash_names", "load_block", "load_nn_inds", "record_path", "save_block", "save_nn_inds"]
 
 REMEDY = "make it again with overwrite=True, or give the table of this set"
 
@@ -102,11 +104,6 @@ def _check_record(path: Path, note: Path, expected: dict[str, Any]) -> None:
                 f"{path} was made from {key} = {made_from.get(key, 'nothing')!r}, "
                 f"expected {value!r}; {REMEDY}"
             )
-
-
-def hash_names(names: list[str]) -> str:
-    """sha256 over the names in order: a short stand-in for a list of images in `made_from`."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def save_block(path: Path, nn_inds: np.ndarray, origin: dict[str, Any], rows: slice) -> None:

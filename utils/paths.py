@@ -1,8 +1,9 @@
 """The repository's root, checks of input files, and writing without half-written files."""
 
+import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,31 @@ def require_files(paths: Iterable[str | Path], hint: str) -> list[Path]:
             f"{len(missing)} of {len(checked)} files do not exist; {hint}. Missing:{names}{more}"
         )
     return checked
+
+
+def hash_names(names: Iterable[str]) -> str:
+    """sha256 over the names in order: a short stand-in for a list of images."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def hash_file(path: str | Path) -> str:
+    """sha256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(paths: Sequence[str | Path], sample: int = 64) -> str:
+    """Short digest of many files: names and sizes of all, content of `sample` spread evenly.
+
+    Files that were made again by another model differ in content, most of them in size too.
+    """
+    files = [Path(path) for path in paths]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+    for place in range(min(sample, len(files))):
+        digest.update(files[place * len(files) // min(sample, len(files))].read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

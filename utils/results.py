@@ -160,6 +160,40 @@ def paired_bootstrap(
     return bootstrap_interval(second - first, n, seed, level)
 
 
+def make_intervals(values: Mapping[str, ArrayLike]) -> dict[str, tuple[float, float]]:
+    """Metric -> 95 % bootstrap interval of its values (Q,); none where no query has a value."""
+    known = {name: np.asarray(entry, dtype=np.float64) for name, entry in values.items()}
+    return {
+        name: bootstrap_interval(entry)
+        for name, entry in known.items()
+        if not np.isnan(entry).all()
+    }
+
+
+def make_gain_row(metric: str, before: ArrayLike, after: ArrayLike, protocol: str) -> Row | None:
+    """What reranking adds to the mean of a metric, `<metric>_gain`, from its values (Q,).
+
+    With the paired bootstrap interval over queries: above 0, the gain is more than the chance of
+    which queries were asked. None where no query has a value.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if np.isnan(first).all() and np.isnan(second).all():
+        return None
+    interval = paired_bootstrap(first, second)
+    gain = round(float(np.nanmean(second - first)), 2)
+    return Row(f"{metric}_gain", gain, protocol=protocol, interval=interval)
+
+
+def load_row(path: str | Path, script: str | None) -> dict[str, Expected]:
+    """Expected values of one script; ValueError for a name that `expected.csv` does not have."""
+    if script is None:
+        return {}
+    table = load_expected(path)
+    if script not in table:
+        raise ValueError(f"row is {script!r}, but {path} knows {list(table)}")
+    return table[script]
+
+
 def _cells(row: Row) -> list[str]:
     def number(value: float | None, form: str = ".2f") -> str:
         return "" if value is None else format(value, form)
@@ -225,12 +259,18 @@ def print_rows(rows: Sequence[Row], title: str | None = None) -> None:
     print(format_rows(rows), flush=True)
 
 
+def row_record(row: Row) -> dict[str, Any]:
+    """The row with difference and verdict, as plain values."""
+    interval = None if row.interval is None else list(row.interval)
+    judged = {"difference": row.difference, "within": row.within}
+    return {**asdict(row), "interval": interval, **judged}
+
+
 def log_rows(run: Any, rows: Sequence[Row]) -> None:
     """Stores the rows in a sacred run: each metric as a scalar, everything in `info["rows"]`."""
     for row in rows:
         run.log_scalar(row.metric, row.measured)
-    records = [{**asdict(row), "difference": row.difference, "within": row.within} for row in rows]
-    run.info["rows"] = [*run.info.get("rows", []), *records]
+    run.info["rows"] = [*run.info.get("rows", []), *map(row_record, rows)]
 
 
 def enforce_tolerance(rows: Sequence[Row], strict: bool) -> None:

@@ -8,6 +8,7 @@ The second needs the local features of vitgal.extract_local_features.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from sacred import Experiment
@@ -16,6 +17,7 @@ from utils.paths import REPO_ROOT
 from vitgal.datasets.ingredient import dataset_ingredient, load_test_images
 from vitgal.evaluation import (
     Outcome,
+    Reranked,
     describe_weights,
     finish_global,
     finish_reranked,
@@ -35,7 +37,9 @@ from vitgal.global_search import (
 from vitgal.models.ingredient import load_global_model, make_backbone, model_ingredient
 from vitgal.pair_scoring import StoreOptions
 from vitgal.rank_files import load_ranking, read_record
-from vitgal.result_page import write_result_page
+from vitgal.ranked_lists import make_lists
+from vitgal.result_page import draw_best, write_result_page
+from vitgal.result_record import make_reranked_record
 from vitgal.rows import TABLED
 
 ex = Experiment(
@@ -147,10 +151,36 @@ def make_ranking(
     )
 
 
+@ex.capture
+def save_reranked(
+    outcome: Outcome,
+    reranked: Reranked,
+    settings: Verification,
+    stored: StoreOptions,
+    num_rerank: int,
+    save_rank: str | None,
+    report: str | None,
+    strict: bool,
+    _run: Any,
+) -> dict:
+    """Rows, record and, where it is asked for, the page with matches; returns the metrics."""
+    gnd = outcome.test.ground_truth
+    before, after = outcome.ranking.measure(gnd), reranked.ranking.measure(gnd)
+    aps = before["medium"]["ap"], after["medium"]["ap"]
+    lists = make_lists(outcome.test, outcome.ranking, reranked.ranking, reranked.scores, aps)
+    pictures = draw_best(outcome, reranked, lists, settings, stored) if report is not None else []
+    if report is not None:
+        write_result_page(Path(report), outcome, reranked, settings, lists, pictures)
+    record = make_reranked_record(
+        outcome.test, outcome.origin, (before, after), settings, num_rerank, stored, lists, pictures
+    )
+    return finish_reranked(_run, outcome, reranked, settings, num_rerank, save_rank, strict, record)
+
+
 @ex.automain
 def main(
     save_global_rank, do_reranking, num_rerank, descriptor_output_dir, location_output_dir,
-    compact_store, num_processes, save_rank, report, strict, _run,
+    compact_store, num_processes, save_rank, use_cuda, strict, _run,
 ):  # fmt: skip
     test = load_test_images()
     settings = make_verification()
@@ -158,12 +188,9 @@ def main(
     heads = head_paths(test, outcome.ranking, num_rerank)
     _run.add_artifact(str(write_list(Path(save_global_rank), test, heads)))
     if not do_reranking:
-        return finish_global(_run, outcome, save_rank, strict)
+        return finish_global(_run, outcome, pick_device(use_cuda), save_rank, strict)
     stored = StoreOptions(
         descriptor_output_dir, location_output_dir, str(test.data_path), compact_store
     )
     reranked = rerank(outcome, heads, stored, settings, num_processes, Path(save_global_rank))
-    metrics = finish_reranked(_run, outcome, reranked, settings, num_rerank, save_rank, strict)
-    if report is not None:
-        write_result_page(Path(report), outcome, reranked, settings, stored)
-    return metrics
+    return save_reranked(outcome, reranked, settings, stored)

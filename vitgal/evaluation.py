@@ -1,6 +1,5 @@
 """From a global ranking to rows of the table, before and after geometric reranking."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from utils.paths import atomic_path, require_file
+from utils.paths import atomic_path, hash_file, require_file
+from utils.result_files import Record, finish
 from vitgal.datasets.revisited_lists import TestImages
 from vitgal.geometric_verification import Verification
 from vitgal.global_ranking import GlobalRanking
 from vitgal.global_search import query_paths
 from vitgal.pair_scoring import StoreOptions, score_heads
+from vitgal.result_record import make_global_record
 from vitgal.rows import (
     append_scores,
-    finish,
     is_tabled,
     make_gain_rows,
     make_map_rows,
@@ -82,11 +82,7 @@ def pick_device(use_cuda: bool) -> torch.device:
 def fingerprint_file(path: str | Path) -> str:
     """Short digest of a file of weights."""
     path = require_file(path, "give the path of a checkpoint; vitgal/README.md says which")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return hash_file(path)[:16]
 
 
 def rerank(
@@ -110,15 +106,18 @@ def rerank(
     return Reranked(outcome.ranking.reorder_head(scores), scores)
 
 
-def finish_global(run: Any, outcome: Outcome, save_rank: str | None, strict: bool) -> dict:
-    """Print and log the rows of the global ranking; returns the metrics, percent."""
+def finish_global(
+    run: Any, outcome: Outcome, device: torch.device, save_rank: str | None, strict: bool
+) -> dict:
+    """Print, log and keep the rows of the global ranking; returns the metrics, percent."""
     measured = outcome.ranking.measure(outcome.test.ground_truth)
     stage = "untrained" if outcome.is_untrained else "global"
     script = script_name(outcome.model_name, outcome.test.name, stage)
     rows = make_map_rows(measured, script if outcome.is_tabled else None, outcome.protocol)
     if save_rank is not None:
         append_scores(save_rank, f"{outcome.test.name}, global: {outcome.protocol}", measured)
-    finish(run, rows, script, strict)
+    record = make_global_record(outcome.test, outcome.origin, measured, device)
+    finish(run, rows, record, script, strict)
     return to_percent(measured)
 
 
@@ -130,8 +129,9 @@ def finish_reranked(
     num_rerank: int,
     save_rank: str | None,
     strict: bool,
+    record: Record,
 ) -> dict:
-    """Print and log the rows before, after and the gain; returns the metrics, percent.
+    """Print, log and keep the rows after reranking and the gain; returns the metrics, percent.
 
     The metrics before reranking end in `_global`.
     """
@@ -149,7 +149,7 @@ def finish_reranked(
     if save_rank is not None:
         append_scores(save_rank, f"{outcome.test.name}, global: {outcome.protocol}", before)
         append_scores(save_rank, f"{outcome.test.name}, reranked: {protocol}", after)
-    finish(run, rows, script, strict)
+    finish(run, rows, record, script, strict)
     return {
         **to_percent(after),
         **to_percent(before, "_global"),

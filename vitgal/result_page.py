@@ -5,17 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.report import Hit, MatchPicture, RankedList, results_table, write_page
+from utils.report import MatchPicture, RankedList, results_table, write_page
 from vitgal.datasets.revisited_images import Photograph
 from vitgal.evaluation import Outcome, Reranked
 from vitgal.extraction import recorded_image_size
 from vitgal.geometric_verification import Verification
-from vitgal.global_search import query_paths
 from vitgal.match_pictures import draw_pair, load_resized
 from vitgal.pair_scoring import StoreOptions
 from vitgal.rows import make_gain_rows, make_map_rows
 
-SHOWN = 100  # of each ranking that the page knows; it shows the first ten
+AP_NAME = "AP (Medium)"
 PAIRS = 3  # whose matches are drawn
 NOTE = (
     "Each query with its first ten gallery images, by global descriptors and after reranking the "
@@ -28,7 +27,8 @@ def write_result_page(
     outcome: Outcome,
     reranked: Reranked,
     settings: Verification,
-    stored: StoreOptions,
+    lists: Sequence[RankedList],
+    pictures: Sequence[MatchPicture],
 ) -> Path:
     """Write the page and return its path."""
     gnd = outcome.test.ground_truth
@@ -38,7 +38,6 @@ def write_result_page(
         *make_map_rows(after, None, f"reranked: {settings}"),
         *make_gain_rows(before, after, "reranked minus global"),
     ]
-    lists = _make_lists(outcome, reranked, before["medium"]["ap"], after["medium"]["ap"])
     facts = {
         "set": outcome.test.name,
         "queries": len(outcome.test.queries),
@@ -46,43 +45,12 @@ def write_result_page(
         "model": outcome.model_name or "",
         "verification": str(settings),
     }
-    pictures = _draw_best(outcome, reranked, lists, settings, stored)
     title = f"ViTGaL on {outcome.test.name}"
     tables = [results_table("Results (mAP, %)", rows)]
-    return write_page(
-        path, title, facts, tables, lists, pictures, notes=[NOTE], ap_name="AP (Medium)"
-    )
+    return write_page(path, title, facts, tables, lists, pictures, notes=[NOTE], ap_name=AP_NAME)
 
 
-def _make_lists(
-    outcome: Outcome, reranked: Reranked, ap_before: np.ndarray, ap_after: np.ndarray
-) -> list[RankedList]:
-    """One list per query, with the labels of the ground truth; after: with inliers."""
-    test = outcome.test
-    made = []
-    for q, query in enumerate(query_paths(test)):
-        entry = test.ground_truth.gnd[q]
-        labels = {int(i): kind for kind in ("easy", "hard", "junk") for i in entry[kind]}
-        head = outcome.ranking.head[q]
-        inliers = dict(zip(head.tolist(), reranked.scores[q].tolist(), strict=False))
-
-        def hits(
-            indices: np.ndarray, labels: dict[int, str] = labels, inliers: dict = inliers
-        ) -> list[Hit]:
-            paths = [(int(i), test.database_path(int(i))) for i in indices[:SHOWN]]
-            return [
-                Hit(path, path.stem, labels.get(i, "negative"), inliers.get(i)) for i, path in paths
-            ]
-
-        box = tuple(test.boxes[q].tolist())
-        made.append(
-            RankedList(query, box, hits(head), hits(reranked.ranking.head[q]),
-                       float(ap_before[q]), float(ap_after[q]))
-        )  # fmt: skip
-    return made
-
-
-def _draw_best(
+def draw_best(
     outcome: Outcome,
     reranked: Reranked,
     lists: Sequence[RankedList],

@@ -7,16 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils.paths import REPO_ROOT
-from utils.results import (
-    Row,
-    bootstrap_interval,
-    enforce_tolerance,
-    load_expected,
-    log_rows,
-    make_rows,
-    paired_bootstrap,
-    print_rows,
-)
+from utils.results import Row, load_expected, make_gain_row, make_intervals, make_rows
 from vitgal.geometric_verification import Verification
 
 EXPECTED = REPO_ROOT / "vitgal" / "expected.csv"
@@ -73,15 +64,19 @@ def to_percent(measured: Measured, suffix: str = "") -> dict[str, Any]:
     return metrics
 
 
+def map_values(measured: Measured, suffix: str = "") -> dict[str, np.ndarray]:
+    """`M_map`, `H_map`, each with `suffix`: AP of each query (Q,), percent."""
+    return {f"{letter}_map{suffix}": 100 * measured[key]["ap"] for letter, key in PROTOCOLS}
+
+
 def make_map_rows(measured: Measured, script: str | None, protocol: str) -> list[Row]:
     """mAP rows with their bootstrap intervals over queries; `script` None: nothing is expected."""
-    maps, intervals = {}, {}
-    for letter, key in PROTOCOLS:
-        ap = 100 * measured[key]["ap"]
-        if np.isnan(ap).all():
-            continue
-        maps[f"{letter}_map"] = round(100 * float(measured[key]["map"]), 2)
-        intervals[f"{letter}_map"] = bootstrap_interval(ap)
+    intervals = make_intervals(map_values(measured))
+    maps = {
+        f"{letter}_map": round(100 * float(measured[key]["map"]), 2)
+        for letter, key in PROTOCOLS
+        if f"{letter}_map" in intervals
+    }
     table = load_expected(EXPECTED).get(script, {}) if script is not None else {}
     expected = {key: entry for key, entry in table.items() if key in maps}
     return make_rows(maps, expected, protocol, intervals)
@@ -89,22 +84,11 @@ def make_map_rows(measured: Measured, script: str | None, protocol: str) -> list
 
 def make_gain_rows(before: Measured, after: Measured, protocol: str) -> list[Row]:
     """What reranking adds, points of mAP, with the paired bootstrap interval over queries."""
-    rows = []
-    for letter, key in PROTOCOLS:
-        first, second = 100 * before[key]["ap"], 100 * after[key]["ap"]
-        if np.isnan(first).all():
-            continue
-        gain = round(float(np.nanmean(second - first)), 2)
-        interval = paired_bootstrap(first, second)
-        rows.append(Row(f"{letter}_gain", gain, protocol=protocol, interval=interval))
-    return rows
-
-
-def finish(run: Any, rows: list[Row], title: str | None, strict: bool) -> None:
-    """Log and print the rows; with `strict`, exit code 3 when one is outside its tolerance."""
-    log_rows(run, rows)
-    print_rows(rows, title)
-    enforce_tolerance(rows, strict)
+    rows = [
+        make_gain_row(letter, 100 * before[key]["ap"], 100 * after[key]["ap"], protocol)
+        for letter, key in PROTOCOLS
+    ]
+    return [row for row in rows if row is not None]
 
 
 def append_scores(path: str | Path, title: str, measured: Measured) -> None:

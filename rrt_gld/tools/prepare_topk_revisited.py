@@ -17,6 +17,7 @@ from sacred import Experiment
 from rrt_gld.datasets.image_set import ImageSet, describe_origin
 from rrt_gld.datasets.ingredient import TEST_TXT, nn_inds_path
 from rrt_gld.global_retrieval import expand_queries, fingerprint, normalize, rank_all
+from rrt_gld.result_record import make_global_record
 from rrt_gld.rows import finish, script_name, to_percent
 from utils import nn_tables
 from utils.paths import REPO_ROOT, require_file
@@ -107,11 +108,13 @@ def main(
     aqe = check_aqe_params(aqe_params) if use_aqe else None
     nn_inds = rank(vectors[0], vectors[1], aqe)
     metrics, aps = measure(nn_inds, gnd)
+    method = {"query_expansion": aqe, "global_descriptors": fingerprint(*vectors)}
     if save_nn_inds:
         origin = describe_origin(feature_name, queries, gallery)
-        made_from = {**origin, "aqe": aqe, "fingerprint": fingerprint(*vectors)}
+        made_from = {**origin, "aqe": aqe, "fingerprint": method["global_descriptors"]}
         write_table(nn_inds_path(data_dir, feature_name), nn_inds, made_from, overwrite)
     protocol = "global ranking" if aqe is None else f"global ranking, query expansion {aqe}"
     script = None if aqe else script_name("global", dataset_name, feature_name)
-    finish(_run, metrics, aps, script, protocol, strict)
+    record = make_global_record(queries, gallery, aps, KS, method)
+    finish(_run, metrics, record, script, protocol, strict)
     return metrics
