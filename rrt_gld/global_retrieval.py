@@ -4,6 +4,8 @@ import hashlib
 
 import numpy as np
 
+from utils.knn import search
+
 
 def normalize(vectors: np.ndarray) -> np.ndarray:
     """(N, D) float32 rows divided by their L2 norms.
@@ -15,12 +17,12 @@ def normalize(vectors: np.ndarray) -> np.ndarray:
 
 
 def rank_all(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, G) similarities and gallery indices, nearest first; ties go to the lower index.
+    """(Q, G) cosines, falling, and gallery indices; equal cosines by the lower index.
 
-    Both inputs float32 with unit rows: the similarities are cosines, in float32.
+    Both inputs float32 with unit rows. Exact (`utils.knn`): the ranking is the same on every
+    machine and with any number of threads.
     """
-    similarities = queries @ gallery.T
-    return similarities, np.argsort(-similarities, axis=1, kind="stable")
+    return search(queries, gallery, len(gallery), progress=False)
 
 
 def expand_queries(
@@ -33,9 +35,8 @@ def expand_queries(
     """
     if not 0 < k <= len(gallery):
         raise ValueError(f"k of the query expansion is {k}, expected 1 to {len(gallery)}")
-    similarities, nn_inds = rank_all(queries, gallery)
-    top = nn_inds[:, :k]
-    weights = np.maximum(np.take_along_axis(similarities, top, axis=1), 0) ** np.float32(alpha)
+    similarities, top = search(queries, gallery, k, progress=False)
+    weights = np.maximum(similarities, 0) ** np.float32(alpha)
     expanded = queries + np.einsum("qk,qkd->qd", weights, gallery[top])
     return normalize(expanded / np.float32(k + 1))
 
