@@ -14,8 +14,10 @@ from utils.result_files import BEFORE, Protocol, Record, make_protocol
 from utils.revisited import GroundTruth, evaluate_ranks
 
 CROP = "query box, when the descriptors are extracted"
-JUNK = "M: junk left out, H: junk and easy left out, before the head is cut and in the metric"
-GLOBAL_JUNK = "E: junk and hard, M: junk, H: junk and easy left out of the metric"
+JUNK = (
+    "E: junk and hard, M: junk, H: junk and easy left out of the metric, and put behind the list "
+    "before a head is reranked"
+)
 
 
 def describe_descriptors(queries: ImageSet, gallery: ImageSet, with_locals: bool) -> dict[str, Any]:
@@ -35,13 +37,11 @@ def describe_descriptors(queries: ImageSet, gallery: ImageSet, with_locals: bool
     return described
 
 
-def make_revisited_protocol(
-    queries: ImageSet, gallery: ImageSet, ks: Sequence[int], junk: str
-) -> Protocol:
+def make_revisited_protocol(queries: ImageSet, gallery: ImageSet, ks: Sequence[int]) -> Protocol:
     """The set as its line lists name it."""
     return make_protocol(
         queries.txt.parent.name, queries.stems, gallery.stems, crop=CROP,
-        scales="those of the descriptors", k=ks, junk=junk,
+        scales="those of the descriptors", k=ks, junk=JUNK,
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def make_global_record(
     method: Mapping[str, Any],
 ) -> Record:
     """Of a global ranking; `aps`: letter -> (Q,) fractions."""
-    protocol = make_revisited_protocol(queries, gallery, ks, GLOBAL_JUNK)
+    protocol = make_revisited_protocol(queries, gallery, ks)
     described = {**method, **describe_descriptors(queries, gallery, with_locals=False)}
     return Record(protocol, described, queries.stems, percent_maps(aps))
 
@@ -83,7 +83,7 @@ def make_reranked_record(
         "pairs_scored": len(found.reranked.pairs),
     }
     return Record(
-        make_revisited_protocol(test.queries, test.gallery, ks, JUNK),
+        make_revisited_protocol(test.queries, test.gallery, ks),
         described,
         test.queries.stems,
         {**percent_maps(found.aps), **percent_maps(first, BEFORE)},

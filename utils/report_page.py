@@ -6,9 +6,10 @@ from html import escape
 from pathlib import Path
 
 from utils.report_images import Thumbnails
-from utils.report_parts import Hit, RankedList, Section, Table
+from utils.report_parts import Hit, Link, RankedList, Section, Table
 
 SHOWN = 10  # images of a ranked list
+SHORT = 8  # letters of a cell that shares a line with another on a narrow screen
 
 # label -> (class of the tile, sign, word); class and sign tell the kinds apart without colour
 KINDS = {
@@ -73,19 +74,32 @@ def section(anchor: str, title: str, body: str) -> str:
 
 
 def table(part: Table, anchor: str) -> str:
-    """A table; on a narrow screen each line becomes a small list of name and value."""
+    """A table under its heading, with its note below."""
+    note = f'<p class="note">{escape(part.note)}</p>' if part.note else ""
+    return section(anchor, part.title, f"{bare_table(part)}\n{note}")
+
+
+def bare_table(part: Table) -> str:
+    """The table alone; on a narrow screen each line becomes a small list of name and value."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in part.header)
     lines = []
     for cells in part.cells:
-        tds = "".join(
-            f'<td data-name="{escape(name)}"{_cell_class(text)}>{escape(text)}</td>'
-            for name, text in zip(part.header, cells, strict=True)
-        )
+        tds = "".join(_cell(name, cell) for name, cell in zip(part.header, cells, strict=True))
         lines.append(f"<tr>{tds}</tr>")
-    note = f'<p class="note">{escape(part.note)}</p>' if part.note else ""
     rows = "\n".join(lines)
     body = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
-    return section(anchor, part.title, f"{body}\n{note}")
+    if not part.folded:
+        return body
+    return f"<details><summary>{escape(part.title)}</summary>\n{body}\n</details>"
+
+
+def _cell(name: str, cell: str | Link) -> str:
+    text = cell if isinstance(cell, str) else cell.text
+    shown = escape(text)
+    if isinstance(cell, Link):
+        shown = f'<a href="{escape(cell.target)}">{shown}</a>'
+    # one child beside the name that the narrow form puts in front
+    return f'<td data-name="{escape(name)}"{_cell_class(text)}><span>{shown}</span></td>'
 
 
 def _cell_class(text: str) -> str:
@@ -93,9 +107,9 @@ def _cell_class(text: str) -> str:
         return ' class="empty"'
     if text == "OUTSIDE":
         return ' class="outside"'
-    if re.fullmatch(r"[+-]?[\d.,]+( to [+-]?[\d.,]+)?( %)?", text):
-        return ' class="number"'
-    return ""
+    if re.fullmatch(r"[<+-]?[\d.,]+( to [+-]?[\d.,]+)?( %)?", text):
+        return ' class="number wide"' if len(text) > SHORT else ' class="number"'
+    return ' class="short"' if len(text) <= SHORT else ""
 
 
 def figure(title: str, uri: str, caption: str) -> str:
@@ -120,14 +134,21 @@ LEGEND = """<p class="legend">
 </p>"""
 
 
-def sections(parts: Sequence[Section], thumbnails: Thumbnails, ap_name: str) -> str:
+def legend_of(parts: Sequence[Section]) -> str:
+    """The legend of labels, where a list has one."""
+    hits = (hit for part in parts for entry in part.lists for hit in (*entry.before, *entry.after))
+    return LEGEND if any(hit.label is not None for hit in hits) else ""
+
+
+def sections(
+    parts: Sequence[Section], thumbnails: Thumbnails, ap_name: str, anchor: str = "lists"
+) -> str:
     """Ranked lists under their headings, with a legend when there are labels."""
-    hits = [hit for part in parts for entry in part.lists for hit in (*entry.before, *entry.after)]
-    legend = LEGEND if any(hit.label is not None for hit in hits) else ""
+    legend = legend_of(parts)
     blocks = []
     for k, part in enumerate(parts):
         lists = "\n".join(ranked_list(entry, thumbnails, ap_name) for entry in part.lists)
-        blocks.append(section(f"lists-{k}", part.title, f"{legend}\n{lists}"))
+        blocks.append(section(f"{anchor}-{k}", part.title, f"{legend}\n{lists}"))
         legend = ""
     return "\n".join(blocks)
 
@@ -189,33 +210,47 @@ def _picture(uri: str | None, path: str | Path, alt: str) -> str:
 CHART_WIDTH, CHART_HEIGHT = 1000, 200  # in units of the drawing, which is stretched to fit
 
 
+MOST_BARS = 500  # of a chart; with more queries each bar stands for several
+
+
 def change_chart(lists: Sequence[RankedList], ap_name: str) -> str:
     """Change of AP of every query as bars, most improved first; nothing without AP."""
-    known = [(entry.change, entry.name) for entry in lists if entry.change is not None]
+    known = [(entry.name, entry.change) for entry in lists if entry.change is not None]
     if not known:
         return ""
-    known.sort(key=lambda pair: -pair[0])
-    changes = [change for change, _ in known]
-    top, low = max(0.01, changes[0]), min(0.0, changes[-1])
-    step, scale = CHART_WIDTH / len(known), CHART_HEIGHT / (top - low)
+    body = change_bars([(name, 100 * change) for name, change in known])
+    return section("change", f"Change of {ap_name} by query", body)
+
+
+def change_bars(known: Sequence[tuple[str, float]]) -> str:
+    """A sentence that counts gains and losses, and one bar a query, most improved first.
+
+    `known`: name and change in points. More than 500 queries are thinned out evenly.
+    """
+    known = sorted(known, key=lambda pair: -pair[1])
+    up, down = (sum(change * sign > 0 for _, change in known) for sign in (1, -1))
+    summary = f"{up} queries gained, {down} lost, {len(known) - up - down} stayed"
+    count = min(len(known), MOST_BARS)
+    shown = [known[k * (len(known) - 1) // max(1, count - 1)] for k in range(count)]
+    each = "one bar a query" if count == len(known) else f"{count} bars for {len(known)} queries"
+    changes = [change for _, change in shown]
+    top, low = max(1.0, changes[0]), min(0.0, changes[-1])
+    step, scale = CHART_WIDTH / count, CHART_HEIGHT / (top - low)
     zero = top * scale
     bars = []
-    for k, (change, name) in enumerate(known):
+    for k, (name, change) in enumerate(shown):
         kind = "up" if change > 0 else "down"
         x, y = (k + 0.1) * step, zero - max(change, 0) * scale
         size = f'width="{0.8 * step:.1f}" height="{max(abs(change) * scale, 0.8):.1f}"'
-        tip = escape(f"{name}: {100 * change:+.1f}")
+        tip = escape(f"{name}: {change:+.1f}")
         bars.append(
             f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" {size}><title>{tip}</title></rect>'
         )
-    up, down = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
-    summary = f"{up} queries gained, {down} lost, {len(known) - up - down} stayed"
     axis = f'<line x1="0" x2="{CHART_WIDTH}" y1="{zero:.1f}" y2="{zero:.1f}"/>'
-    numbers = f"<span>{100 * changes[0]:+.1f}</span><span>{100 * changes[-1]:+.1f}</span>"
-    body = (
-        f'<p>{summary} (in points, one bar a query).</p>\n<div class="chart">'
+    numbers = f"<span>{changes[0]:+.1f}</span><span>{changes[-1]:+.1f}</span>"
+    return (
+        f'<p>{summary} (in points, {each}).</p>\n<div class="chart">'
         f'<div class="numbers">{numbers}</div><svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" '
         f'preserveAspectRatio="none" role="img" aria-label="{summary}">{"".join(bars)}{axis}</svg>'
         "</div>"
     )
-    return section("change", f"Change of {ap_name} by query", body)

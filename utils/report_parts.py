@@ -56,13 +56,22 @@ class RankedList:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file, by its address relative to the page."""
+
+    text: str
+    target: str
+
+
+@dataclass(frozen=True)
 class Table:
     """Cells of text below a header; numbers are aligned to the right."""
 
     title: str
     header: Sequence[str]
-    cells: Sequence[Sequence[str]]
+    cells: Sequence[Sequence[str | Link]]
     note: str = ""
+    folded: bool = False  # shown when it is asked for
 
     def __post_init__(self) -> None:
         for line in self.cells:

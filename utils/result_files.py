@@ -281,12 +281,15 @@ def _read_list(entry: Mapping[str, Any]) -> RankedList:
     return RankedList(entry["query"], entry["box"], before, after, *entry["ap"])
 
 
+NOT_COMPARED = ("set", "k")  # a name may be spelt otherwise; each metric names its own cutoff
+
+
 def protocol_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """In what two protocols differ, in words; empty when numbers may stand side by side.
 
     The name of the set does not count: the digests of its images do.
     """
-    keys = [key for key in {**first, **second} if key != "set"]
+    keys = [key for key in {**first, **second} if key not in NOT_COMPARED]
     return [
         f"{key.replace('_', ' ')}: {_word(first.get(key))} / {_word(second.get(key))}"
         for key in keys

@@ -224,6 +224,13 @@ HEADER = (
     "source",
     "protocol",
 )
+
+
+def row_cells(row: Row) -> dict[str, str]:
+    """The cells of one row by the names of the header."""
+    return dict(zip(HEADER, _cells(row), strict=True))
+
+
 NUMERIC = frozenset({"measured", "expected", "difference", "tolerance"})
 
 
@@ -234,22 +241,35 @@ def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return [HEADER[c] for c in kept], [[line[c] for c in kept] for line in cells]
 
 
-def format_rows(rows: Sequence[Row]) -> str:
-    """The rows as an aligned table of text."""
-    header, cells = table_cells(rows)
+def align(
+    header: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[int] | None = None
+) -> str:
+    """An aligned table of text; columns `numeric` (None: those with digits only) to the right."""
     lines = [header, *cells]
     widths = [max(len(line[c]) for line in lines) for c in range(len(header))]
+    if numeric is None:
+        numeric = [
+            c
+            for c in range(len(header))
+            if all(not line[c].strip("+-.<0123456789") for line in cells)
+        ]
 
-    def aligned(line: list[str]) -> str:
+    def aligned(line: Sequence[str]) -> str:
         parts = (
-            text.rjust(width) if name in NUMERIC else text.ljust(width)
-            for name, text, width in zip(header, line, widths, strict=True)
+            text.rjust(width) if c in numeric else text.ljust(width)
+            for c, (text, width) in enumerate(zip(line, widths, strict=True))
         )
         return "  ".join(parts).rstrip()
 
     return "\n".join(
         [aligned(header), "  ".join("-" * width for width in widths), *map(aligned, cells)]
     )
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+    """The rows as an aligned table of text."""
+    header, cells = table_cells(rows)
+    return align(header, cells, [c for c, name in enumerate(header) if name in NUMERIC])
 
 
 def print_rows(rows: Sequence[Row], title: str | None = None) -> None:
