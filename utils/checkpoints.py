@@ -1,16 +1,26 @@
-"""Checkpoints: released state dicts loaded strictly, own ones saved in one step."""
+"""Checkpoints: released state dicts loaded strictly, own ones saved in one step.
 
+    python -m utils.checkpoints convert FILE.pt             writes FILE.safetensors and its card
+    python -m utils.checkpoints convert FILE.safetensors    writes FILE.pt again
+
+Tensors are the same byte for byte; whatever else the file holds comes along in the card,
+FILE.safetensors.json.
+"""
+
+import argparse
 import pickle
 import re
 import struct
+import sys
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from utils.checkpoints_safetensors import SUFFIX, card_path, from_safetensors, to_safetensors
 from utils.paths import atomic_path, require_file
 
 SHOWN = 10  # entries of each kind that an error message names
@@ -25,11 +35,14 @@ UNREADABLE = (
 def load_state(path: str | Path, allowed: Collection[type] = ()) -> dict[str, Any]:
     """What a checkpoint file holds, on the CPU; tensors, numbers, strings and plain containers.
 
+    A `.safetensors` file is read too, with its card where there is one.
     `allowed`: further classes that the file may hold (argparse.Namespace, say), admitted for this
     file alone. ValueError, with the file and a remedy, for a file that is damaged, cut short, no
     checkpoint (a saved web page, say) or would run code when read.
     """
     path = require_file(path, "download it or give the path of a checkpoint")
+    if path.suffix == SUFFIX:
+        return from_safetensors(path)
     _check_archive(path)
     try:
         with torch.serialization.safe_globals(list(allowed)):
@@ -191,3 +204,53 @@ def _shape(tensor: Tensor) -> str:
 def _some(names: Any) -> str:
     names = list(names)
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+CONVERTED = (argparse.Namespace,)  # further class that released files hold
+
+
+def convert(source: str | Path, target: str | Path | None = None, overwrite: bool = False) -> Path:
+    """Write the other form of a checkpoint: torch's file as safetensors with a card, or back.
+
+    `target`: path of the new file; None: beside the source. Returns it. ValueError, before
+    anything is written, for what cannot be converted and for a file that is there already.
+    """
+    path = require_file(source, "give the path of a checkpoint")
+    back = path.suffix == SUFFIX
+    goal = Path(target) if target is not None else path.with_suffix(".pt" if back else SUFFIX)
+    if (goal.suffix == SUFFIX) == back:
+        raise ValueError(f"{path} becomes {goal}, expected a name that ends in "
+                         f"{'.pt or .pth' if back else SUFFIX}")  # fmt: skip
+    existing = [p for p in (goal, *([] if back else [card_path(goal)])) if p.exists()]
+    if existing and not overwrite:
+        raise ValueError(f"{existing[0]} is there already; choose another name or --overwrite")
+    content = load_state(path, CONVERTED)
+    if not back:
+        return to_safetensors(content, goal, path)
+    with atomic_path(goal) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+    return goal
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit code 1 with one line that says what is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.checkpoints", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("command", choices=["convert"])
+    parser.add_argument("source", type=Path, metavar="FILE", help=".pt, .pth or .safetensors")
+    parser.add_argument("target", type=Path, nargs="?", help="the new file; default: beside FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    options = parser.parse_args(argv)
+    try:
+        written = convert(options.source, options.target, options.overwrite)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"utils.checkpoints: {error}\n")
+        return 1
+    sys.stdout.write(f"{written}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -108,7 +108,7 @@ def _cell_class(text: str) -> str:
     if text == "OUTSIDE":
         return ' class="outside"'
     if re.fullmatch(r"[<+-]?[\d.,]+( to [+-]?[\d.,]+)?( %)?", text):
-        return ' class="number wide"' if len(text) > SHORT else ' class="number"'
+        return ' class="number long"' if len(text) > SHORT else ' class="number"'
     return ' class="short"' if len(text) <= SHORT else ""
 
 

@@ -124,8 +124,9 @@ def finish(
     Exit code 3 with `strict` when a row is outside its tolerance; the files are there all the same.
     """
     check_rows(rows, record)
-    log_rows(run, rows)
-    print_rows(rows, script)
+    if rows:
+        log_rows(run, rows)
+        print_rows(rows, script)
     save_record(run, rows, record, script)
     enforce_tolerance(rows, strict)
 
@@ -251,7 +252,8 @@ def load_result(folder: str | Path) -> StoredResult:
                 key.removeprefix("metric "): file[key] for key in file.files if key != "names"
             }
         result = StoredResult(folder, content, names, values)
-        complete = bool(result.rows) and {"set", "query_names"} <= set(content["protocol"])
+        # entries that are read elsewhere; a run without known positives has no rows
+        complete = {"set", "query_names"} <= set(content["protocol"]) and result.rows is not None
     except FileNotFoundError:
         raise
     except Exception as error:  # damaged archives make numpy raise errors of many kinds

@@ -46,7 +46,9 @@ def make_global_record(
 def describe_ranking(origin: Mapping[str, Any]) -> dict[str, Any]:
     """Model and weights of a ranking; a released file without a record says nothing of them."""
     keys = ("model", "weights", "imsize", "keep_aspect", "multiscale")
-    return {key: origin.get(key, "not recorded") for key in keys}
+    described = {key: origin.get(key, "not recorded") for key in keys}
+    # of the weights the record of a ranking keeps the first 16 digits
+    return {**described, "checkpoint_sha256": described.pop("weights")}
 
 
 def describe_store(stored: StoreOptions) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from r2former.ranked_lists import write_ranked_lists
 from r2former.rows import load_row, make_gain_rows
 from tests.r2former.place_folders import draw_places
 from tests.r2former.small_runs import MODEL, make_tiny, options, write_checkpoint
+from tests.run_folder import check_record, observed
+from utils.paths import hash_file
+from utils.result_files import load_lists, load_result
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,20 @@ def test_checkpoint_is_measured_before_and_after_reranking(folder, tmp_path, cap
     page = (tmp_path / "out" / "page.html").read_text()
     assert "Strongest matches" in page
     assert "mutual matches, score" in page
+
+
+def test_evaluation_leaves_a_complete_record(folder, tmp_path):
+    changes = {"resume": str(folder / "tiny.pth"), "page": True}
+    with observed(entry.ex, tmp_path / "runs") as run_folder:
+        done = run(options(folder / "set", tmp_path / "out", **changes))
+        result = check_record(run_folder, done.result)
+    assert result.protocol["scales"] == "32 x 48 pixels"
+    assert result.content["method"]["checkpoint_sha256"] == hash_file(folder / "tiny.pth")
+    measured = {row.metric for row in result.rows if not row.metric.endswith("_gain")}
+    assert {"R@1", "R@1_global", "mAP@5", "mAP@5_global"} <= measured
+    assert measured == set(result.values)
+    assert len(load_lists(run_folder)[1]) == 5
+    assert (run_folder / result.content["matches"][0]["file"]).is_file()
 
 
 def test_global_file_needs_rerank_false(folder, tmp_path):
@@ -84,8 +101,11 @@ def test_folders_without_positions_give_ranked_lists(tmp_path):
     draw_places(tmp_path / "set")
     for path in (tmp_path / "set").rglob("*.jpg"):
         path.rename(path.with_name(path.name.replace("@", "_")))
-    done = run(options(tmp_path / "set", tmp_path / "out", untrained=True, page=True))
+    with observed(entry.ex, tmp_path / "runs") as run_folder:
+        done = run(options(tmp_path / "set", tmp_path / "out", untrained=True, page=True))
     assert set(done.result) == {"top_k"}
+    kept = load_result(run_folder)
+    assert (kept.rows, kept.values, len(kept.names)) == ([], {}, 5)
     with (tmp_path / "out" / "rerank.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 * 4

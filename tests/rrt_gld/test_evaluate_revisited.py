@@ -16,8 +16,11 @@ from rrt_gld.evaluate_revisited import ex as evaluate_revisited
 from rrt_gld.models.matcher import Matcher
 from rrt_gld.tools.prepare_topk_revisited import ex as topk_revisited
 from tests.rrt_gld.data_folders import write_random_test_folder
+from tests.run_folder import check_record, observed
 from utils.checkpoints import save_checkpoint
 from utils.knn import load_nn_inds, save_nn_inds
+from utils.paths import hash_file
+from utils.result_files import load_lists, protocol_differences
 
 FEAT = "feat"
 TABLE = f"nn_inds_{FEAT}.pkl"
@@ -103,6 +106,32 @@ def test_rows_show_protocol_and_interval(folder, capsys):
     assert "top 100 reranked" in medium["protocol"]
     evaluate(folder, resume=None)
     assert "UNTRAINED" in capsys.readouterr().out
+
+
+def test_every_row_leaves_a_complete_record(folder, tmp_path):
+    """Global, reranked and geometric: one protocol, the same queries, hashes of what was read."""
+    options = {"dataset_name": "set", "feature_name": FEAT, "gnd_name": "gnd.pkl"}
+    with observed(topk_revisited, tmp_path / "global") as run_folder:
+        run = topk_revisited.run(config_updates={**options, "data_dir": str(folder)})
+        results = [check_record(run_folder, run.result)]
+    for experiment, command in (
+        (evaluate_revisited, evaluate),
+        (evaluate_geometric, measure_geometric),
+    ):
+        with observed(experiment, tmp_path / experiment.path) as run_folder:
+            results.append(check_record(run_folder, command(folder).result))
+    assert {result.protocol["query_names"] for result in results} == {
+        results[0].protocol["query_names"]
+    }
+    assert all(not protocol_differences(r.protocol, results[0].protocol) for r in results)
+    methods = [result.content["method"] for result in results]
+    assert methods[1]["checkpoint_sha256"] == hash_file(folder / "weights.pt")
+    assert methods[1]["descriptor_files"] == methods[2]["descriptor_files"]
+    for result in results[1:]:
+        name, lists = load_lists(result.folder)
+        assert name == "AP (Medium)"
+        assert len(lists) == len(result.names)
+        np.testing.assert_array_equal(result.values["M_map_global"], results[0].values["M_map"])
 
 
 def expect(monkeypatch, folder: Path, value: float) -> None:

@@ -19,10 +19,13 @@ from rrt_sop.product_page import average_precision
 from rrt_sop.retrieval import compute_recall
 from rrt_sop.rows import hits_at, load_row
 from tests.rrt_sop.image_folders import write_products
+from tests.run_folder import check_record, observed
 from utils.checkpoints import save_checkpoint
 from utils.distributed import Ranks
 from utils.nn_tables import load_nn_inds
+from utils.paths import hash_file
 from utils.pickles import load_foreign
+from utils.result_files import load_lists, protocol_differences
 
 NET: dict[str, Any] = {
     "arch": "resnet18",
@@ -205,6 +208,25 @@ def test_commands_end_to_end(folder, checkpoint, images, tmp_path, capsys):
     page = (tmp_path / "rerank" / "page.html").read_text()
     assert "Before reranking" in page
     assert "AP of the head" in page
+
+
+def test_both_commands_leave_a_complete_record(folder, checkpoint, tmp_path):
+    copy = tmp_path / "table.pkl"
+    first = options(folder, tmp_path / "a", checkpoint, nn_inds_copy=str(copy))
+    with observed(eval_global.ex, tmp_path / "runs_a") as run_folder:
+        before = check_record(run_folder, eval_global.ex.run(config_updates=first).result)
+    second = options(folder, tmp_path / "b", checkpoint, cache_nn_inds=str(copy))
+    with observed(eval_rerank.ex, tmp_path / "runs_b") as run_folder:
+        run = eval_rerank.ex.run(config_updates={**second, "top_k": 4})
+        after = check_record(run_folder, run.result)
+    assert protocol_differences(before.protocol, after.protocol) == []
+    assert "Resize" in after.protocol["crop"]
+    method = after.content["method"]
+    assert method["checkpoint_sha256"] == hash_file(checkpoint)
+    assert method["neighbour_table_sha256"] == hash_file(copy)
+    assert {"AP", "AP_global", "R@1", "R@1_global"} <= set(after.values)
+    np.testing.assert_array_equal(after.values["R@1_global"], before.values["R@1"])
+    assert len(load_lists(run_folder)[1]) == len(after.names)
 
 
 def test_training_list_and_fresh_weights(folder, tmp_path):

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.run_folder import check_record, observed
 from tests.vitgal import tiny_set
+from utils.paths import hash_file
+from utils.result_files import load_lists, protocol_differences
 from utils.revisited import evaluate_ranks, load_ground_truth
 from vitgal.eval_image_retrieval import ex as evaluate
 from vitgal.extract_local_features import ex as extract
@@ -125,6 +128,22 @@ def test_rows_carry_protocol_interval_and_gain(original: Path) -> None:
     assert all(row["interval"] is not None for row in rows.values())
     assert "seed 0, 16 px" in rows["M_map"]["protocol"]
     assert rows["M_map"]["expected"] is None
+
+
+def test_both_stages_leave_a_complete_record(root: Path, tmp_path: Path) -> None:
+    with observed(evaluate, tmp_path / "runs_a") as run_folder:
+        before = check_record(run_folder, run_global(root, overwrite=True))
+    with observed(evaluate, tmp_path / "runs_b") as run_folder:
+        metrics = run_rerank(root, report=str(tmp_path / "index.html"))
+        after = check_record(run_folder, metrics)
+    assert protocol_differences(before.protocol, after.protocol) == []
+    method = after.content["method"]
+    assert method["checkpoint_sha256"] == hash_file(root / "weights.pth")[:16]
+    assert method["num_rerank"] == NUM_RERANK
+    assert "not recorded" not in method.values()
+    np.testing.assert_array_equal(after.values["M_map_global"], before.values["M_map"])
+    assert len(load_lists(run_folder)[1]) == 2
+    assert (run_folder / after.content["matches"][0]["file"]).is_file()
 
 
 def test_scores_and_page_are_written(root: Path) -> None:
