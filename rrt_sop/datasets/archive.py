@@ -1,15 +1,10 @@
-"""Fetching the official archive and unpacking it, both safe to interrupt and to start again."""
+"""Unpacking the official archive, safe to interrupt and to start again."""
 
 import logging
 import shutil
 import stat
-import urllib.request
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
@@ -19,10 +14,7 @@ from utils.paths import atomic_path
 logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 20  # bytes read at a time
-TIMEOUT = 60  # seconds without an answer
 SCHEMES = ("http", "https", "ftp")
-RANGE_OVER = 416  # HTTP: the file has no more bytes than those asked to be left out
-PARTIAL = 206  # HTTP: the answer starts where it was asked to
 DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, zipfile.LargeZipFile)
 SHOWN = 10
 
@@ -35,58 +27,6 @@ def is_address(source: str) -> bool:
 def archive_name(address: str) -> str:
     """File name at the end of an address."""
     return PurePosixPath(unquote(urlsplit(address).path)).name or "archive.zip"
-
-
-def download(address: str, path: Path) -> Path:
-    """Fetch `address` to `path`; what an earlier attempt left in `<path>.part` is gone on with.
-
-    Servers without ranges (all of FTP) start anew. OSError, with a remedy, when the connection
-    fails or ends before the announced length; the part that came is kept.
-    """
-    if path.is_file():
-        logger.info("%s is there already", path)
-        return path
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _opened(address, part.stat().st_size if part.is_file() else 0) as (answer, start):
-            length = answer.headers.get("Content-Length")
-            total = start + int(length) if length is not None else None
-            _append(answer, part, start, total)
-    except (OSError, URLError) as error:
-        if isinstance(error, HTTPError) and error.code == RANGE_OVER:
-            total = part.stat().st_size  # nothing is left to fetch
-        else:
-            raise OSError(
-                f"{address} could not be fetched ({error}); run the command again to go on, or "
-                "fetch the file by other means and give its path as sop_url"
-            ) from error
-    found = part.stat().st_size
-    if total is not None and found != total:
-        raise OSError(
-            f"{address} ended after {found} of {total} bytes; run the command again to go on"
-        )
-    part.replace(path)
-    return path
-
-
-@contextmanager
-def _opened(address: str, start: int) -> Iterator[tuple[Any, int]]:
-    """The answer to a request for all bytes from `start`, and where it really starts."""
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    request = urllib.request.Request(address, headers=headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        yield answer, start if getattr(answer, "status", None) == PARTIAL else 0
-
-
-def _append(answer: IO[bytes], part: Path, start: int, total: int | None) -> None:
-    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem)
-    with bar, part.open("r+b" if start else "wb") as file:
-        file.truncate(start)
-        file.seek(start)
-        while block := answer.read(CHUNK):
-            file.write(block)
-            bar.update(len(block))
 
 
 def extract(archive: Path, folder: Path, marker: str, last: tuple[str, ...]) -> None:

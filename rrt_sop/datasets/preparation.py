@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rrt_sop.datasets.archive import archive_name, download, extract, is_address
+from rrt_sop.datasets.archive import archive_name, extract, is_address
 from rrt_sop.datasets.list_file import Listing, load_class_list, write_list_file
+from utils.downloads import download
 from utils.paths import require_files
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def obtain(folder: Path, source: str | None) -> None:
             "zip or an unpacked folder as sop_url, or the folder as sop_dir"
         )
     if is_address(source):
-        archive = download(source, folder.parent / archive_name(source))
+        archive = download(source, folder.parent / archive_name(source), "give its path as sop_url")
     else:
         archive = Path(source)
     if archive.is_dir():
