@@ -1,4 +1,9 @@
-"""torch.hub entry points: `torch.hub.load(REPO, "vitgal", variant="s12", checkpoint=FILE)`."""
+"""torch.hub entry points: `torch.hub.load(REPO, "vitgal", variant="s12", checkpoint=FILE)`.
+
+REPO: the path of a checkout with source="local", or OWNER/NAME on GitHub. `checkpoint`: a released
+or own file, .pt, .pth or .safetensors (`python -m utils.checkpoints convert`), loaded strictly:
+names and shapes that do not fit are listed. Without one the weights are random.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -50,6 +55,22 @@ def rrt_sop_matcher(**sizes: Any) -> Any:
     return Matcher(**sizes).eval()
 
 
+def rrt_sop_superpoint(checkpoint: str | Path | None = None, **sizes: Any) -> Any:
+    """SuperPoint descriptors with their pair matcher on products (RRT, ICCV'21), evaluation mode.
+
+    `checkpoint`: a released or own file, loaded strictly; without one the weights are random.
+    `sizes`: arguments of `rrt_sop.models.superpoint.SuperPointNet`. Images come grey with their
+    keypoints, as `rrt_sop.keypoint_layout` packs them.
+    """
+    from rrt_sop.models.superpoint import SuperPointNet
+    from utils.checkpoints import load_released
+
+    model = SuperPointNet(**sizes)
+    if checkpoint is not None:
+        load_released(model, checkpoint)
+    return model.eval()
+
+
 def vitgal(variant: str = "s12", checkpoint: str | Path | None = None) -> Any:
     """Autoencoder model of ViTGaL (ACCV 2022) in evaluation mode: global and local descriptors.
 
@@ -68,6 +89,25 @@ def vitgal(variant: str = "s12", checkpoint: str | Path | None = None) -> Any:
     if checkpoint is not None:
         load_autoencoder(model, checkpoint)
     return model.eval()
+
+
+def vitgal_global(variant: str = "s12", checkpoint: str | Path | None = None) -> Any:
+    """Retrieval network of ViTGaL (ACCV 2022) alone, in evaluation mode: global descriptors.
+
+    `checkpoint`: a file of the retrieval network or a released one, whose autoencoder is left out;
+    without one the weights are random. Called with normalised images (B, 3, H, W): a dict with
+    global (B, 384).
+    """
+    from vitgal.models.retrieval import RetrievalNetwork
+    from vitgal.models.weights import load_backbone
+    from vitgal.models.xcit import VARIANTS
+
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}, expected one of {list(VARIANTS)}")
+    network = RetrievalNetwork(VARIANTS[variant], 0)
+    if checkpoint is not None:
+        load_backbone(network, checkpoint)
+    return network.eval()
 
 
 def r2former(checkpoint: str | Path | None = None, backbone: str = "deit", **options: Any) -> Any:
@@ -93,4 +133,24 @@ def r2former(checkpoint: str | Path | None = None, backbone: str = "deit", **opt
         raise ValueError(f"backbone is {backbone!r}, expected one of {[*sizes, 'resnet50']}")
     if checkpoint is not None:
         load_network(model, checkpoint)
+    return model.eval()
+
+
+def r2former_global(
+    checkpoint: str | Path | None = None, img_size: tuple[int, int] = (480, 640), **sizes: Any
+) -> Any:
+    """Global model of R2Former (CVPR 2023) alone, a DeiT, in evaluation mode.
+
+    `checkpoint`: `msls_v2_deits.pth`, or a file with reranker, which is left out; without one the
+    weights are random. `img_size`: height and width that its positions are built for; `sizes`:
+    further arguments of `r2former.models.deit.DeiT`. Called with normalised images (B, 3, H, W):
+    descriptors (B, 256), unit rows.
+    """
+    from r2former.models.deit import DeiT
+    from r2former.models.weights import load_global
+
+    height, width = img_size
+    model = DeiT((height, width), **sizes)
+    if checkpoint is not None:
+        load_global(model, checkpoint)
     return model.eval()

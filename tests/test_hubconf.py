@@ -1,5 +1,11 @@
 """torch.hub entry points build the published models and load checkpoints strictly."""
 
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +13,8 @@ import torch
 
 import hubconf
 from tests.golden_recipe import load_manifest
-from utils.checkpoints import save_checkpoint
+from tests.source_tree import ROOT, own_files
+from utils.checkpoints import convert, save_checkpoint
 
 REPO = Path(hubconf.__file__).parent
 TINY = load_manifest("rrt_gld", "layout.json")["tiny"]
@@ -125,3 +132,99 @@ def test_r2former_of_another_size_or_name_is_refused(tmp_path):
         hubconf.r2former(path)
     with pytest.raises(ValueError, match="backbone is 'vgg'"):
         hubconf.r2former(backbone="vgg")
+
+
+@torch.no_grad()
+def test_r2former_global_is_the_backbone_of_the_file_with_reranker(tmp_path):
+    saved = hubconf.r2former(img_size=(96, 128), num_local=30)
+    state = {f"module.{name}": value for name, value in saved.state_dict().items()}
+    path = save_checkpoint(tmp_path / "r2former.pth", model_state_dict=state, epoch_num=3)
+    alone = hubconf.r2former_global(path, img_size=(96, 128))
+    images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(alone(images), saved(images)[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["s12", "s24"])
+def test_vitgal_is_the_published_network(variant):
+    entries = load_manifest("vitgal", f"layout_{variant}_ae.json")
+    model = hubconf.vitgal(variant)
+    assert layout_of(model) == [
+        (name, shape)
+        for name, shape, _ in entries
+        if not name.endswith(("head.weight", "head.bias"))
+    ]
+    with pytest.raises(ValueError, match="variant is 's13'"):
+        hubconf.vitgal("s13")
+    with pytest.raises(ValueError, match="variant is 's13'"):
+        hubconf.vitgal_global("s13")
+
+
+@torch.no_grad()
+def test_vitgal_global_is_the_backbone_of_the_released_file(tmp_path):
+    saved = hubconf.vitgal("s12")
+    path = save_checkpoint(tmp_path / "vitgal_s12.pth", model=saved.state_dict())
+    alone = hubconf.vitgal_global("s12", path)
+    for name, value in alone.state_dict().items():
+        other = saved.state_dict()[f"retrieval_back_bone.{name}"]
+        torch.testing.assert_close(value, other, rtol=0, atol=0)
+    assert alone(torch.zeros(1, 3, 32, 32))["global"].shape == (1, 384)
+
+
+def test_superpoint_checkpoint_loads_as_safetensors_too(tmp_path):
+    sizes = {"num_encoder_layers": 1, "dim_feedforward": 8}
+    saved = hubconf.rrt_sop_superpoint(**sizes)
+    path = save_checkpoint(tmp_path / "points.pt", state=saved.state_dict(), optim={})
+    for file in (path, convert(path)):
+        loaded = hubconf.rrt_sop_superpoint(file, **sizes)
+        for name, value in saved.state_dict().items():
+            torch.testing.assert_close(loaded.state_dict()[name], value, rtol=0, atol=0)
+
+
+SMALL = {
+    "rrt_gld_matcher": TINY["constructor"],
+    "rrt_sop_model": SOP_SMALL,
+    "rrt_sop_matcher": {"d_model": 8, "nhead": 2, "num_encoder_layers": 1, "d_global": 8},
+    "rrt_sop_superpoint": {"num_encoder_layers": 1, "dim_feedforward": 8},
+    "vitgal": {"variant": "s12"},
+    "vitgal_global": {"variant": "s12"},
+    "r2former": {"img_size": [32, 48], "num_local": 5},
+    "r2former_global": {"img_size": [32, 48], "depth": 1},
+}
+FROM_CLONE = """
+import json, sys, torch
+clone, small = sys.argv[1], json.loads(sys.argv[2])
+assert sys.argv[3] not in sys.path, sys.path
+for name, options in small.items():
+    model = torch.hub.load(clone, name, source="local", **options)
+    assert not model.training
+    print(name, sum(p.numel() for p in model.parameters()))
+deit = torch.hub.load(clone, "r2former", source="local", **small["r2former"])
+with torch.no_grad():
+    print(tuple(deit(torch.zeros(1, 3, 32, 48))[0].shape))
+"""
+
+
+def test_every_entry_loads_from_a_clone_elsewhere(tmp_path):
+    """A fresh interpreter in another folder, which knows this checkout by no path."""
+    clone = tmp_path / "clone"
+    for path in own_files():
+        if path.suffix in (".py", ".csv") and "tests" not in path.relative_to(ROOT).parts:
+            target = clone / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    command = [sys.executable, "-c", FROM_CLONE, str(clone), json.dumps(SMALL), str(ROOT)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "(1, 256)" in done.stdout
+    assert len(done.stdout.splitlines()) == len(SMALL) + 1
+
+
+def test_every_entry_is_documented_and_named():
+    tree = ast.parse((ROOT / "hubconf.py").read_text())
+    entries = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert {node.name for node in entries} == set(SMALL)
+    readme = (ROOT / "README.md").read_text()
+    for node in entries:
+        assert ast.get_docstring(node)
+        assert f"`{node.name}`" in readme, f"README.md names no hub entry {node.name}"

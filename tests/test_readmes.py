@@ -27,7 +27,7 @@ def readmes() -> list[Path]:
     return [
         path
         for path, (top, *below) in zip(found, parts, strict=True)
-        if not top.startswith(".") and (top not in ("data", "logs") or len(below) < 2)
+        if not top.startswith(".") and (top not in ("data", "logs") or below == ["README.md"])
     ]
 
 
@@ -135,6 +135,23 @@ def test_readme_rows_show_the_expected_values(system: str) -> None:
             assert not missing, f"{script}: {missing} not in '{row}'"
             if numbers(cell):
                 assert shown == wanted(entries), f"{script}: '{cell.strip()}'"
+
+
+@pytest.mark.parametrize("system", systems_with_expected())
+def test_numbers_of_the_first_page_are_expected_values(system: str) -> None:
+    """A cell that links a script shows its values, or some of them, or no number at all."""
+    table = load_expected(ROOT / system / "expected.csv")
+    for script in sorted((ROOT / system).glob("*scripts/*.sh")):
+        known = wanted(table.get(script.stem, {}))
+        for cell, _ in cells_linking(ROOT / "README.md", script.stem):
+            wrong = [number for number in numbers(cell) if number not in known]
+            assert not wrong, f"README.md, {script.stem}: {wrong} not among {known}"
+
+
+def test_first_page_has_rows_of_every_system() -> None:
+    for system in systems_with_expected():
+        scripts = (ROOT / system).glob("*scripts/eval_*.sh")
+        assert any(cells_linking(ROOT / "README.md", script.stem) for script in scripts), system
 
 
 @pytest.mark.parametrize("system", existing(SYSTEMS))
