@@ -11,11 +11,12 @@ import numpy as np
 
 from utils.report_compare import align_queries, compare_metric, format_p
 from utils.report_parts import Link, RankedList, Section, Table
-from utils.report_runs import Curve, Run, System, choose_run, judged_rows
+from utils.report_runs import Curve, Run, System, choose_run, judged_rows, other_options
 from utils.result_files import BEFORE, load_lists, protocol_differences
 from utils.results import Row, row_cells
 
 MAIN = ("M_map", "AP", "R@1")  # the first one that a run has by query is looked at closely
+SECONDARY = "mAP@"  # beside R@k
 CLOSE_PAIRS = 20  # comparisons of two runs, at most
 HEADER = (
     *("script", "metric", "expected", "measured", "difference", "tolerance", "verdict"),
@@ -119,17 +120,20 @@ def make_report(runs: Sequence[Run], systems: Sequence[System], out: Path, n_lis
     by_script: dict[str, list[Run]] = {}
     for run in runs:
         by_script.setdefault(run.script, []).append(run)
-    chosen = {script: choose_run(found) for script, found in by_script.items()}
+    paths = {script: path for system in systems for script, path in system.scripts.items()}
+    chosen = {
+        script: choose_run(found, paths.get(script, Path(script)))
+        for script, found in by_script.items()
+    }
     standing = {script: run for script, run in chosen.items() if run is not None}
     protocols = Protocols()
     judged = [_system_table(system, standing, protocols, out) for system in systems]
-    known = {script for system in systems for script in system.scripts}
     tables = [
         *(table for table, _ in judged),
         _comparisons(list(standing.values())),
         protocols.table(),
         _absent_table(systems, standing),
-        _other_runs(runs, standing, known, out),
+        _other_runs(runs, standing, set(paths), out),
     ]
     verdicts = [row.within for _, rows in judged for row in rows]
     facts = {
@@ -153,20 +157,27 @@ def _system_table(
     """Measured rows of a system against its expected values."""
     cells: list[list[str | Link]] = []
     all_rows: list[Row] = []
-    letters = []
+    letters, notes = [], []
     for script, path in system.scripts.items():
         run = standing.get(script)
         if run is None:
             continue
         letter = protocols.letter(run)
         letters.append(letter)
+        options = other_options(run, path)
+        notes += [f"{run.name} is unlike its script: {' '.join(options)}."] if options else []
         rows = judged_rows(run, system.expected.get(script, {}))
         all_rows += rows
         config = link_to(run.folder / "config.json", out, f"run {run.number}")
-        for row in rows:
+        for row in filter(_is_shown, rows):
             cells.append([link_to(path, out, script), *_row_cells(row), letter, config])
-    note = protocols.statement(letters)
+    note = " ".join(part for part in (protocols.statement(letters), *notes) if part)
     return Table(system.name, HEADER, cells, note), all_rows
+
+
+def _is_shown(row: Row) -> bool:
+    """Rows of secondary metrics are in result.json; the table shows them if a paper does."""
+    return row.expected is not None or not row.metric.startswith(SECONDARY)
 
 
 def _row_cells(row: Row) -> list[str]:

@@ -44,6 +44,7 @@ class Run:
     rows: Sequence[Row]
     curves: Sequence[Curve]
     result: StoredResult | None = field(repr=False, default=None)
+    options: Sequence[str] = ()  # of its command line, behind "with"
 
     @property
     def number(self) -> int:
@@ -106,7 +107,8 @@ def read_run(folder: Path) -> Run:
     script = folder.parent.name if folder.name.isdigit() else folder.name
     curves = _read_curves(_read_json(folder / "metrics.json"))
     status, when = started.get("status", "RECORDED"), str(started.get("start_time", ""))[:16]
-    return Run(folder, script, status, when.replace("T", " "), rows, curves, result)
+    options = started.get("meta", {}).get("options", {}).get("UPDATE") or []
+    return Run(folder, script, status, when.replace("T", " "), rows, curves, result, options)
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Run]:
@@ -148,11 +150,24 @@ def find_systems(root: Path = REPO_ROOT) -> list[System]:
     return systems
 
 
-def choose_run(runs: Sequence[Run]) -> Run | None:
-    """The run that stands for a script: the newest with the table's protocol, else the newest."""
+HARMLESS = ("strict=", "overwrite=", "page=", "report=", "save_", "cpu=", "dataset.num_workers=")
+
+
+def other_options(run: Run, script: Path) -> list[str]:
+    """Options of a run that its script does not give, but for those that change no number."""
+    own = script.read_text(encoding="utf-8").split() if script.is_file() else []
+    return [text for text in run.options if text not in own and not text.startswith(HARMLESS)]
+
+
+def choose_run(runs: Sequence[Run], script: Path) -> Run | None:
+    """The run that stands for a script: the newest with the table's protocol.
+
+    Where there is none: the newest with no other options than the script's, then the newest.
+    """
     measured = [run for run in runs if run.rows]
     tabled = [run for run in measured if run.is_tabled]
-    found = tabled or measured
+    plain = [run for run in measured if not other_options(run, script)]
+    found = tabled or plain or measured
     return found[-1] if found else None
 
 

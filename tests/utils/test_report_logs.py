@@ -1,6 +1,7 @@
 """The report of all runs: which run stands for a row, what is said, both forms."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from utils import report
 from utils.report_curves import chart, number, reduce_curve, sparkline
 from utils.report_logs import make_report
 from utils.report_parts import MatchPicture
-from utils.report_runs import Curve, System, choose_run, find_runs, find_systems
+from utils.report_runs import Curve, System, choose_run, find_runs, find_systems, other_options
 from utils.results import Expected, Row
 
 EXPECTED = {"eval_x": {"M_map": Expected(26.0, 2.0, "own")},
@@ -72,10 +73,31 @@ def test_run_with_the_tables_protocol_stands_for_its_row(logs: Path) -> None:
         newer.joinpath(file.name).write_bytes(file.read_bytes())
     (newer / "result.json").write_text(json.dumps({**content, "script": None}))
     runs = [run for run in find_runs([logs]) if run.script == "eval_x"]
-    chosen = choose_run(runs)
+    script = logs / "eval_x.sh"
+    chosen = choose_run(runs, script)
     assert chosen is not None
     assert chosen.number == 2
-    assert choose_run([]) is None
+    assert choose_run([], script) is None
+
+
+def test_options_that_the_script_does_not_give_are_named(
+    logs: Path, systems: list[System], tmp_path: Path
+) -> None:
+    script = systems[0].scripts["eval_x"]
+    script.parent.mkdir(parents=True)
+    script.write_text('python -m x \\\n    with top_k=100 "$@"\n')
+    for place, options in ((1, ["top_k=100"]), (2, ["top_k=20", "strict=True"])):
+        path = logs / f"eval_x/{place}/run.json"
+        content = json.loads(path.read_text())
+        content["meta"]["options"] = {"UPDATE": options}
+        path.write_text(json.dumps(content))
+    runs = find_runs([logs / "eval_x"])
+    assert [other_options(run, script) for run in runs] == [[], ["top_k=20"]]
+    assert tables_of(logs, systems)["system"].note == "eval_x/2 is unlike its script: top_k=20."
+    untabled = [replace(run, result=None, rows=[Row("m", 1.0)]) for run in runs]
+    chosen = choose_run(untabled, script)
+    assert chosen is not None
+    assert chosen.number == 1, "the newer one had another top_k"
 
 
 def tables_of(logs: Path, systems: list[System]) -> dict[str, Any]:
