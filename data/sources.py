@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from utils.revisited import load_ground_truth
 
 GLDV2 = "https://s3.amazonaws.com/google-landmark"
-DELF = "http://storage.googleapis.com/delf"
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings"
 PARIS = "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings"
 REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
@@ -105,11 +104,6 @@ GLDV2_LISTS = (
     *("metadata/train.csv", "metadata/train_clean.csv", "metadata/index_image_to_landmark.csv"),
     *("ground_truth/recognition_solution_v2.1.csv", "ground_truth/retrieval_solution_v2.1.csv"),
 )
-DELG_MODELS = (
-    *("r50delg_gld_20200814", "r101delg_gld_20200814"),
-    *("r50delg_gldv2clean_20200914", "r101delg_gldv2clean_20200914"),
-    *("rn101_af_gldv2clean_20200814", "delf_gld_20190411"),
-)
 VG = "https://github.com/gmberton/VPR-datasets-downloader"
 VG_HOW = (
     "its scripts write the folders images/{train,val,test}/{database,queries}/ with UTM names; put "
@@ -175,10 +169,9 @@ SOURCES = (
         ),
     ),
     Source(
-        "delg-models", "released DELG and DELF models", "6 archives",
-        "https://github.com/tensorflow/models/tree/master/research/delf",
-        tuple(_archive(f"{DELF}/{name}.tar.gz", "delg_models") for name in DELG_MODELS),
-        checked="length, CRC of the archives",
+        "delg-models", "released DELG and DELF models", "4 archives, about 1 GB",
+        "http://storage.googleapis.com/delf/",
+        how="bash delg_scripts/download_models.sh fetches and unpacks them",
     ),
     Source(
         "sop", "Stanford Online Products, 120,053 images", "about 3 GB",

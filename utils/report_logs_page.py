@@ -74,7 +74,9 @@ def _part(part: RunPart, anchor: str, thumbnails: Thumbnails) -> str:
         body.append(f"{heading}\n{legend}\n{lists}")
         legend = ""
     assert part.run.result is not None
-    for match in part.run.result.content.get("matches", []):
+    matches = part.run.result.content.get("matches", [])
+    body += ['<h3 class="sub">Matches</h3>'] if matches else []
+    for match in matches:
         with Image.open(part.run.folder / match["file"]) as image:
             uri = jpeg_uri(image.convert("RGB"))
         body.append(report_page.figure(match["title"], uri, match["caption"]))
