@@ -20,9 +20,9 @@ NOISE = b"".join(hashlib.sha256(bytes([k])).digest() for k in range(40))  # cann
 PICTURES = {"set/a.jpg": NOISE, "set/b/c.JPG": b"second", "set/readme.txt": b"text"}
 
 
-def make_tar(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
+def make_tar(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as content:
+    with tarfile.open(fileobj=buffer, mode="w:gz") as content:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
