@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from utils.machine import describe_run
-from utils.paths import hash_file, hash_names, require_file
+from utils.paths import REPO_ROOT, hash_file, hash_names, require_file
 from utils.report_parts import Hit, MatchPicture, RankedList, choose_lists
 from utils.results import Row, enforce_tolerance, log_rows, print_rows, row_record
 
@@ -277,10 +277,16 @@ def load_lists(folder: Path) -> tuple[str, list[RankedList]]:
 
 def _read_list(entry: Mapping[str, Any]) -> RankedList:
     before, after = (
-        [Hit(path, Path(path).stem, label, score) for path, label, score in entry[key]]
+        [Hit(_locate(path), Path(path).stem, label, score) for path, label, score in entry[key]]
         for key in ("before", "after")
     )
-    return RankedList(entry["query"], entry["box"], before, after, *entry["ap"])
+    return RankedList(_locate(entry["query"]), entry["box"], before, after, *entry["ap"])
+
+
+def _locate(path: str) -> str:
+    """A picture by the path that a run used, which may be relative to the repository's root."""
+    beside = REPO_ROOT / path
+    return str(beside) if not Path(path).is_file() and beside.is_file() else path
 
 
 NOT_COMPARED = ("set", "k")  # a name may be spelt otherwise; each metric names its own cutoff

@@ -80,6 +80,17 @@ def test_record_is_complete_and_comes_back_the_same(tmp_path: Path) -> None:
     assert entry.before[0] == Hit("g0.jpg", "g0", "easy", 0.5)
 
 
+def test_pictures_are_found_from_another_folder(tmp_path: Path, monkeypatch) -> None:
+    hits = [Hit("docs/report.png", "report"), Hit("gone.jpg", "gone")]
+    made = record(lists=[RankedList("docs/report.png", None, hits, hits)])
+    folder = run_experiment(tmp_path, [Row("M_map", 25.0)], made)
+    monkeypatch.chdir(tmp_path)
+    (entry,) = load_lists(folder)[1]
+    assert Path(entry.query_path).is_file()
+    assert Path(entry.before[0].path).is_file()
+    assert entry.before[1].path == "gone.jpg", "named as it was"
+
+
 def test_strict_run_outside_its_tolerance_leaves_its_record_and_ends_with_3(tmp_path: Path) -> None:
     rows = [Row("M_map", 25.0, 26.0, 0.1, source="own")]
     with pytest.raises(SystemExit) as ended:
