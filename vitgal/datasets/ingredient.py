@@ -83,7 +83,7 @@ dataset_ingredient.add_named_config(
     "gldv2_mini",
     {
         "name": "gldv2_mini",
-        "data_path": "data/many_views/mini_gldv2",  # 500 landmarks, 20 views each
+        "data_path": "data/many_views/mini_gldv2",  # 400 landmarks, 20 views each
         "input_size": MINI_SIZE,
         "batch_size": 32,
         "num_workers": 2,

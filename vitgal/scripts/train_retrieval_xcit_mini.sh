@@ -5,6 +5,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m vitgal.experiment -F logs/train_retrieval_xcit_mini \
-    with dataset.gldv2_mini model.xcit_mini correspondence_weight=0.5 epochs=30 lr=2e-3 \
+    with dataset.gldv2_mini model.xcit_mini correspondence_weight=0.5 epochs=14 lr=2e-3 \
     warmup_lr=1e-3 min_lr=1e-5 weight_decay=0.05 clip_grad=1.0 precision=bf16 test_freq=5 \
     keep_epochs=False checkpoint_every=100 output_dir=logs/train_retrieval_xcit_mini "$@"
