@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Generated landmarks, row "global".
-# Expected: nothing yet: the row is measured after its training.
+# Expected: mAP medium 53.97, hard 25.01 (seed 0; one point either way).
 # Needs:    data/mini_landmarks/, vitgal/vitgal_ckpts/mini_landmarks.pth (tracked).
 # Writes:   logs/eval_global_xcit_mini/ (global_rank.npy, rerank_path.txt), logs/vitgal_descriptors/.
 set -euo pipefail
