@@ -1,5 +1,7 @@
 """Preprocessing and sizes against the reference; pictures that cannot be used."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from tests.golden_recipe import array, load_manifest, load_outputs
+from tests.source_tree import ROOT
 from vitgal.datasets.revisited_images import (
     Photograph,
     crop,
@@ -122,6 +125,26 @@ def test_equal_sizes_share_batches_and_nothing_is_lost(tmp_path: Path, num_worke
     for indices, images in batches:
         for i, image in zip(indices, images, strict=True):
             torch.testing.assert_close(image, prepare(photographs[i], rule), rtol=0, atol=0)
+
+
+def test_pictures_are_read_after_opencv_has_used_its_threads(tmp_path: Path) -> None:
+    """Readers forked from a process whose OpenCV had threads waited for them for ever."""
+    path = write(tmp_path / "a.png", 30, 40)
+    code = (
+        "import sys, cv2, numpy as np\n"
+        "from pathlib import Path\n"
+        "from functools import partial\n"
+        "from vitgal.datasets.revisited_images import Photograph, local_size, stream_batches\n"
+        "large = np.zeros((2000, 2000, 3), np.uint8)\n"
+        "cv2.setNumThreads(2)\n"
+        "cv2.warpAffine(large, np.eye(2, 3), (2000, 2000))\n"
+        "photographs = [Photograph(Path(sys.argv[1]))] * 2\n"
+        "rule = partial(local_size, image_size=64)\n"
+        "print(sum(len(i) for i, _ in stream_batches(photographs, rule, 1, 2)))\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["2"], done.stderr
 
 
 def test_few_images_wait_when_no_size_fills_a_batch() -> None:
