@@ -26,7 +26,7 @@ from vitgal.experiment_options import (
     make_run_options,
     make_setup,
 )
-from vitgal.losses import retrieval_loss
+from vitgal.losses import choose_retrieval_loss
 from vitgal.models.ingredient import count_classes, make_backbone, model_ingredient
 from vitgal.models.retrieval import RetrievalNetwork
 from vitgal.models.weights import load_imagenet
@@ -47,6 +47,7 @@ def config():
     epochs = 40  # passes over the training images
     pretrained = None  # ImageNet XCiT to start from (published or timm's names); None: from scratch
     output_dir = "outputs/vitgal_retrieval"  # checkpoint.pth, best_model.pth, log.txt
+    correspondence_weight = 0.0  # of the loss between two views of a photograph; 0: as published
     seed = 0  # of the start, the augmentation, the dropped branches
 
 
@@ -62,14 +63,17 @@ def make_start(num_classes: int, seed: int, pretrained: str | None) -> Retrieval
 
 
 @ex.capture
-def make_run(ranks: Ranks, seed: int, _config: dict[str, Any], _run: Any) -> TrainingRun:
+def make_run(
+    ranks: Ranks, seed: int, correspondence_weight: float, _config: dict[str, Any], _run: Any
+) -> TrainingRun:
     """Images, network and optimiser, at the start of a run."""
+    compute_loss = choose_retrieval_loss(correspondence_weight)
     splits = load_splits()
     network = make_start(count_classes(splits.num_classes))
-    images = make_train_images(splits, seed=seed)
+    images = make_train_images(splits, seed=seed, two_views=correspondence_weight > 0)
     return TrainingRun(
         make_parts(network, _config, ranks),
-        retrieval_loss,
+        compute_loss,
         images,
         make_val_images(splits),
         make_run_options(_config, ranks.device),

@@ -112,10 +112,14 @@ def rank_keys(scores: np.ndarray, first: int) -> np.ndarray:
 
     The lower 32 bits are the index, from `first` on.
     """
-    bits = (-scores + np.float32(0)).view(np.int32)
-    rising = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
-    indices = np.arange(first, first + scores.shape[-1], dtype=np.int64)
-    return (rising.astype(np.int64) << 32) | indices
+    bits = (np.float32(0) - scores).view(np.int32)  # of 0 rather than -0, which would sort before
+    flips = bits >> 31
+    flips &= np.int32(0x7FFFFFFF)
+    bits ^= flips
+    keys = bits.astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(first, first + scores.shape[-1], dtype=np.int64)
+    return keys
 
 
 def rank_database(
@@ -167,19 +171,17 @@ def _rank_streaming(queries: np.ndarray, tiles: _Tiles, head: int, bar: tqdm) ->
     """Keeps the best of each tile, and counts the distractors above each gallery image."""
     stream = iter(tiles)
     keys = np.sort(rank_keys(score_tile(queries, next(stream)[1]), 0), axis=1)
-    above = np.zeros((len(queries), tiles.n_benchmark + 1), np.int64)
+    above = np.zeros(keys.shape, np.int64)  # distractors that stand before each gallery image
     best = keys[:, :head]
     bar.update()
     for first, tile in stream:
         theirs = rank_keys(score_tile(queries, tile), first)
-        n = min(head, theirs.shape[1])
+        theirs.sort(axis=1)
         for row, own, new in zip(above, keys, theirs, strict=True):
-            # each distractor counts for the gallery images that stand after it
-            row += np.bincount(np.searchsorted(own, new), minlength=len(row))
-        theirs.partition(n - 1, axis=1)
-        best = np.sort(np.concatenate([best, theirs[:, :n]], axis=1), axis=1)[:, :head]
+            row += np.searchsorted(new, own)
+        best = np.sort(np.concatenate([best, theirs[:, :head]], axis=1), axis=1)[:, :head]
         bar.update()
-    places = np.arange(tiles.n_benchmark) + np.cumsum(above, axis=1)[:, :-1]
+    places = np.arange(tiles.n_benchmark) + above
     positions = np.empty(places.shape, np.int32)
     np.put_along_axis(positions, keys & INDEX, places.astype(np.int32), axis=1)
     return GlobalRanking(best & INDEX, positions, tiles.n_database)

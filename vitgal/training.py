@@ -17,7 +17,8 @@ from vitgal.losses import ComputeLoss
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W), labels (B,)
+# images (B, 3, H, W), labels (B,); where images come as two views, links (B / 2, N), see two_views
+Batch = tuple[Tensor, ...]
 
 
 def choose_precision(name: str | None, device: torch.device) -> torch.dtype | None:
@@ -62,11 +63,11 @@ class Stepper:
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Parts of the mean loss of a batch, its logits and its labels."""
         device = self.ranks.device
-        images, labels = (part.to(device, non_blocking=True) for part in batch)
+        images, labels, *more = (part.to(device, non_blocking=True) for part in batch)
         enabled = self.precision is not None
         with torch.autocast(device.type, dtype=self.precision, enabled=enabled):
             outputs = self.model(images, labels)
-            parts = self.compute_loss(outputs, labels)
+            parts = self.compute_loss(outputs, labels, *more)
         return parts, outputs["logits"].detach(), labels
 
     def step(self, batch: Batch, stop: Stop = Stop.NO) -> StepResult:

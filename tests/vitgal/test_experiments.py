@@ -212,6 +212,26 @@ def test_resumed_run_gives_the_weights_of_an_uninterrupted_one(
         assert torch.equal(state["exp_avg_sq"], moments[1][index]["exp_avg_sq"])
 
 
+def test_training_on_two_views_resumes_exactly(folder, tmp_path, monkeypatch):
+    changes: dict[str, Any] = {"correspondence_weight": 1.0, "checkpoint_every": 2}
+    run = train(folder, tmp_path / "whole", **changes)
+    assert math.isfinite(run.result["loss"])
+    with monkeypatch.context() as patch:
+        kill_after(patch, 5)
+        with pytest.raises(Interrupted):
+            train(folder, tmp_path / "parts", **changes)
+    with pytest.raises(ValueError, match="correspondence_weight"):  # not without the second view
+        train(folder, tmp_path / "parts", continue_run=True)
+    train(folder, tmp_path / "parts", continue_run=True, **changes)
+    assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_views_that_are_no_grid_of_patches_are_refused_before_training(folder, tmp_path):
+    with pytest.raises(ValueError, match="input_size is 40, expected a multiple of 16"):
+        train(folder, tmp_path, correspondence_weight=1.0, dataset={"input_size": 40})
+    assert not (tmp_path / "checkpoint.pth").exists()
+
+
 def test_ctrl_c_during_the_last_step_of_an_epoch_is_heeded(folder, tmp_path, monkeypatch):
     train(folder, tmp_path / "whole")
     after_step = training_run.TrainingRun._after_step

@@ -9,7 +9,13 @@ from torch.nn import functional
 
 from tests.golden_recipe import array, load_manifest, load_outputs
 from tests.vitgal.golden_models import SYSTEM, fill, golden_image
-from vitgal.losses import autoencoder_loss, retrieval_loss
+from vitgal.losses import (
+    TEMPERATURE,
+    autoencoder_loss,
+    choose_retrieval_loss,
+    correspondence_loss,
+    retrieval_loss,
+)
 from vitgal.models.autoencoder import Autoencoder
 from vitgal.models.retrieval import ArcFace, RetrievalNetwork
 from vitgal.models.xcit import VARIANTS, XCiTSizes
@@ -167,3 +173,47 @@ def test_target_of_the_autoencoder_has_no_gradient():
     # 10 mean((0 - 1)^2): each of 8 entries has the gradient 10 * 2 * (0 - 1) / 8
     torch.testing.assert_close(outputs["decoded"].grad, torch.full((1, 2, 4), -2.5))
     assert parts["loss"].item() == pytest.approx(math.log(3) + 10)
+
+
+# ------------------------------------------------------------------ two views, not published
+
+
+def test_correspondence_loss_finds_linked_patches_among_those_of_all_second_views():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(6, 4, 8, generator=generator, dtype=torch.float64)  # 3 pairs of views
+    links = torch.tensor([[1, 0, -1, 3], [-1, -1, 2, -1], [0, 1, 2, 3]])
+    losses = []
+    for image, patch in torch.nonzero(links >= 0).tolist():
+        cosines = [
+            functional.cosine_similarity(tokens[2 * image, patch], tokens[2 * other + 1, place], 0)
+            for other in range(3)
+            for place in range(4)
+        ]
+        target = torch.tensor(4 * image + int(links[image, patch]))
+        losses.append(functional.cross_entropy(torch.stack(cosines) / TEMPERATURE, target))
+    expected = torch.stack(losses).mean().float()
+    torch.testing.assert_close(correspondence_loss(tokens, links), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_correspondence_loss_without_links_is_zero_and_has_a_gradient():
+    tokens = torch.randn(2, 4, 8, requires_grad=True)
+    loss = correspondence_loss(tokens, torch.full((1, 4), -1))
+    loss.backward()
+    assert loss.item() == 0
+    assert tokens.grad is not None
+    assert tokens.grad.abs().max() == 0
+
+
+def test_loss_of_two_views_adds_up_and_single_images_have_arcface_alone():
+    assert choose_retrieval_loss(0.0) is retrieval_loss
+    logits, tokens = torch.randn(4, 5), torch.randn(4, 9, 8)
+    labels, links = torch.tensor([1, 1, 3, 3]), torch.arange(9).repeat(2, 1)
+    outputs = {"logits": logits, "tokens": tokens}
+    parts = choose_retrieval_loss(0.5)(outputs, labels, links)
+    arcface = functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(parts["arcface"], arcface)
+    torch.testing.assert_close(parts["links"], correspondence_loss(tokens, links))
+    torch.testing.assert_close(parts["loss"], arcface + 0.5 * parts["links"])
+    assert choose_retrieval_loss(0.5)(outputs, labels).keys() == {"loss"}
+    with pytest.raises(ValueError, match="correspondence_weight is -1"):
+        choose_retrieval_loss(-1)

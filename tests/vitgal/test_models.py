@@ -154,6 +154,14 @@ def test_start_is_the_published_one():
     assert 0.95 * bound < head.abs().max().item() <= bound
 
 
+def test_start_has_the_spread_that_is_asked_for():
+    sizes = XCiTSizes(embed_dim=96, depth=1, num_heads=4, weight_std=0.1)
+    model = Autoencoder(sizes, code_dim=48)
+    for layer in (model.retrieval_back_bone.blocks[0].mlp.fc1, model.whitening_layer):
+        assert abs(layer.weight.std().item() - 0.1) < 0.01
+    assert abs(model.cls_token.std().item() - 0.02) < 0.01  # as published
+
+
 def test_backbone_of_the_autoencoder_stays_in_evaluation_mode():
     model = Autoencoder(SMALL, code_dim=16, num_classes=5).train()
     assert model.training

@@ -1,5 +1,7 @@
 """Preprocessing and sizes against the reference; pictures that cannot be used."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from tests.golden_recipe import array, load_manifest, load_outputs
+from tests.source_tree import ROOT
 from vitgal.datasets.revisited_images import (
     Photograph,
     crop,
@@ -122,6 +125,29 @@ def test_equal_sizes_share_batches_and_nothing_is_lost(tmp_path: Path, num_worke
     for indices, images in batches:
         for i, image in zip(indices, images, strict=True):
             torch.testing.assert_close(image, prepare(photographs[i], rule), rtol=0, atol=0)
+
+
+FORKS = """
+import os, cv2, numpy as np
+from vitgal.datasets.revisited_images import _one_thread
+large = np.zeros((600, 2000, 3), np.uint8)
+for _ in range(60):
+    cv2.GaussianBlur(large, (0, 0), 3)
+    child = os.fork()
+    if not child:
+        _one_thread(0)
+        os._exit(0)
+    os.waitpid(child, 0)
+print("all ended")
+"""
+
+
+def test_readers_forked_after_opencv_had_threads_do_not_wait_for_them() -> None:
+    """One in ten did, for ever, when they asked OpenCV for one thread instead of none."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "all ended", done.stderr
 
 
 def test_few_images_wait_when_no_size_fills_a_batch() -> None:

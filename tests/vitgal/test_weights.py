@@ -12,7 +12,12 @@ from utils.checkpoints import load_state, save_checkpoint
 from vitgal.models import weights
 from vitgal.models.autoencoder import Autoencoder
 from vitgal.models.retrieval import RetrievalNetwork
-from vitgal.models.weights import load_autoencoder, load_backbone, load_imagenet
+from vitgal.models.weights import (
+    export_autoencoder,
+    load_autoencoder,
+    load_backbone,
+    load_imagenet,
+)
 from vitgal.models.xcit import VARIANTS, XCiTSizes, rename_to_timm
 
 SIZES = XCiTSizes(embed_dim=48, depth=2, num_heads=4, drop_path=0.0)
@@ -83,6 +88,33 @@ def test_training_checkpoint_serves_the_global_rows_and_the_autoencoder(tmp_path
     before = other.head.weight.clone()
     load_backbone(other, path)
     assert torch.equal(other.head.weight, before)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_exported_file_holds_what_evaluation_reads(tmp_path, half):
+    state = released(tmp_path / "run.pth", Autoencoder(SIZES, CODE, num_classes=7))
+    path = export_autoencoder(tmp_path / "run.pth", tmp_path / "small.pth", half)
+    content = load_state(path)
+    assert content.keys() == {"model"}
+    assert content["model"].keys() == state.keys() - set(weights.HEADS)
+    if half:
+        state = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
+    model = load_autoencoder(Autoencoder(SIZES, CODE), path)
+    assert_holds(model, state)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_export_refuses_other_files_and_numbers_beyond_half_precision(tmp_path):
+    network = tmp_path / "network.pth"
+    save_checkpoint(network, model=random_state(RetrievalNetwork(SIZES)))
+    with pytest.raises(ValueError, match=r"network\.pth holds no autoencoder"):
+        export_autoencoder(network, tmp_path / "small.pth")
+    state = random_state(Autoencoder(SIZES, CODE))
+    state["norm.weight"][0] = 1e6
+    save_checkpoint(tmp_path / "large.pth", model=state)
+    with pytest.raises(ValueError, match=r"does not hold, in norm\.weight; export with half=False"):
+        export_autoencoder(tmp_path / "large.pth", tmp_path / "small.pth", half=True)
+    assert not (tmp_path / "small.pth").exists()
 
 
 def imagenet_state(variant: str) -> dict[str, torch.Tensor]:

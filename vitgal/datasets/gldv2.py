@@ -3,7 +3,7 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from utils.paths import atomic_path, require_file, require_files
 from vitgal.datasets.transforms import Augmentation, normalise, resize
+from vitgal.datasets.two_views import ViewAugmentation
 
 SPLIT_HINT = "write it with python -m vitgal.create_train_split with data_path={}"
 IMAGE_HINT = "data/README.md says where the images come from; the split files name those needed"
@@ -183,7 +184,7 @@ class LandmarkImages(Dataset):
         paths: np.ndarray,
         labels: np.ndarray,
         input_size: int,
-        augmentation: Augmentation | None = None,
+        augmentation: Augmentation | ViewAugmentation | None = None,
         seed: int = 0,
         check_files: bool = True,
     ) -> None:
@@ -199,12 +200,26 @@ class LandmarkImages(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        """(3, S, S) float32, normalised, and the label."""
+    @property
+    def has_two_views(self) -> bool:
+        """Whether each photograph comes as two views."""
+        return isinstance(self.augmentation, ViewAugmentation)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
+        """(3, S, S) float32, normalised, and the label.
+
+        Under a ViewAugmentation two views (2, 3, S, S), the label twice, and their links (1, N).
+        """
         epoch, index = key
         image = read_image(self.data_path / self.paths[index].decode())
+        rng = np.random.default_rng([self.seed, epoch, index])
+        label = int(self.labels[index])
+        if isinstance(self.augmentation, ViewAugmentation):
+            views = self.augmentation(image, rng)
+            links = torch.from_numpy(views.links)[None]
+            return torch.from_numpy(views.images), torch.tensor([label, label]), links
         if self.augmentation is None:
             image = resize(image, self.input_size, self.input_size)
         else:
-            image = self.augmentation(image, np.random.default_rng([self.seed, epoch, index]))
-        return torch.from_numpy(normalise(image)), int(self.labels[index])
+            image = self.augmentation(image, rng)
+        return torch.from_numpy(normalise(image)), label

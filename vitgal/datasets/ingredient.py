@@ -11,6 +11,7 @@ from sacred import Ingredient
 from vitgal.datasets.gldv2 import LandmarkImages, SplitList, load_split
 from vitgal.datasets.revisited_lists import TestImages, load_test_lists
 from vitgal.datasets.transforms import Augmentation
+from vitgal.datasets.two_views import ViewAugmentation
 
 dataset_ingredient = Ingredient("dataset", save_git_info=False)
 
@@ -19,7 +20,8 @@ TEST_SETS = {  # folder below data_path, ground truth in it
     "rparis6k": ("paris6k", "gnd_rparis6k.pkl"),
 }
 R1M_PATH = "data/revisitop1m/jpg"
-MINI_SIZE = 128  # pixels; the drawn photographs have 240 x 320
+MINI_SIZE = 128  # pixels, in training; the drawn photographs have 240 x 320
+MINI_TEST_SIZE = 256
 
 
 @dataset_ingredient.config
@@ -50,6 +52,11 @@ def config():
     cutout_p = 0.5  # how often there is a hole
     crop_scale = 0.9  # smallest area of the random crop, share of the image
     crop_p = 0.5  # how often the image is cropped
+    # two views of each photograph, where the training's correspondence_weight is above 0; not
+    # published: they take the place of the augmentation above
+    view_zoom = (0.45, 1.1)  # side of the part of the photograph that a view shows, as a share
+    view_rotate_limit = 12.0  # largest angle, degrees
+    view_light = 1.0  # strength of the changes of exposure and tint; 0: none
 
 
 for _name, (_folder, _gnd) in TEST_SETS.items():
@@ -65,7 +72,7 @@ dataset_ingredient.add_named_config(
         "name": "landmarks_mini",
         "folder": "mini_landmarks",
         "gnd": "gnd_mini_landmarks.pkl",
-        "imsize": MINI_SIZE,
+        "imsize": MINI_TEST_SIZE,
         "num_workers": 2,
     },
 )
@@ -76,7 +83,7 @@ dataset_ingredient.add_named_config(
     "gldv2_mini",
     {
         "name": "gldv2_mini",
-        "data_path": "data/mini_gldv2",
+        "data_path": "data/many_views/mini_gldv2",  # 400 landmarks, 20 views each
         "input_size": MINI_SIZE,
         "batch_size": 32,
         "num_workers": 2,
@@ -150,12 +157,26 @@ def make_augmentation(
 
 
 @dataset_ingredient.capture
-def make_train_images(splits: SplitList, seed: int, input_size: int) -> LandmarkImages:
-    """Training images, augmented from the stream of `seed`."""
+def make_view_augmentation(
+    input_size: int,
+    view_zoom: tuple[float, float],
+    view_rotate_limit: float,
+    view_light: float,
+) -> ViewAugmentation:
+    """How two views of a photograph are drawn; ValueError for numbers that make none."""
+    smallest, largest = view_zoom
+    return ViewAugmentation(input_size, (smallest, largest), view_rotate_limit, view_light).check()
+
+
+@dataset_ingredient.capture
+def make_train_images(
+    splits: SplitList, seed: int, input_size: int, two_views: bool = False
+) -> LandmarkImages:
+    """Training images, augmented from the stream of `seed`; `two_views`: each of them twice."""
+    augmentation = make_view_augmentation() if two_views else make_augmentation()
     return LandmarkImages(
-        splits.data_path, splits.train_paths, splits.train_labels, input_size, make_augmentation(),
-        seed,
-    )  # fmt: skip
+        splits.data_path, splits.train_paths, splits.train_labels, input_size, augmentation, seed
+    )
 
 
 @dataset_ingredient.capture

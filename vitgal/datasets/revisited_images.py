@@ -125,7 +125,8 @@ class PreparedImages(Dataset):
 
 
 def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)
+    # not 1: that waits for threads which a forked process has not got, where its parent had some
+    cv2.setNumThreads(0)
 
 
 def stream_batches(

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from utils.distributed import Ranks
 from vitgal.datasets.gldv2 import LandmarkImages
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # (B, 3, S, S) float32, (B,) int64
+Batch = tuple[torch.Tensor, ...]  # (B, 3, S, S) float32, (B,) int64, perhaps links (B / 2, N)
 
 
 class EpochBatches:
@@ -78,9 +78,15 @@ def make_loader(
             batch_sampler=_Keys(batches, epoch),
             num_workers=min(num_workers, len(batches)),
             pin_memory=pin_memory and torch.cuda.is_available(),
+            collate_fn=join_views if images.has_two_views else None,
             worker_init_fn=_start_worker,
         )
     )
+
+
+def join_views(items: Sequence[tuple[torch.Tensor, ...]]) -> Batch:
+    """The views of all photographs, one after the other, their labels, and the links."""
+    return tuple(torch.cat(parts) for parts in zip(*items, strict=True))
 
 
 def _start_worker(_: int) -> None:

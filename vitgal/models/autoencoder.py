@@ -1,5 +1,7 @@
 """The autoencoder of ViTGaL: 384-d local descriptors to 128-d codes, on a frozen backbone."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ class Autoencoder(nn.Module):
         self.cls_attn_blocks = nn.ModuleList([ClassAttentionBlock(dim, sizes.num_heads, ETA)])
         self.norm = LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes) if num_classes else None
-        self.apply(init_weights)
+        self.apply(partial(init_weights, std=sizes.weight_std))
         self.retrieval_back_bone.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Autoencoder":

@@ -19,6 +19,7 @@ def config():
     eta = 1.0  # start of every layer scale; 1e-5 for S24
     drop = 0.0  # dropout on projections
     drop_path = 0.1  # rate at which branches are dropped in training, the same in all blocks
+    weight_std = 0.02  # spread of linear maps before training, published
     code_dim = 128  # width of the autoencoder's codes
     nb_classes = None  # rows of the classifier; None: the classes of the split (81,313 in GLDv2)
 
@@ -38,6 +39,7 @@ model_ingredient.add_named_config(
         "depth": 4,
         "num_heads": 4,
         "drop_path": 0.0,
+        "weight_std": 0.1,  # about 1 / sqrt(embed_dim), as 0.05 would be of the published width
         "code_dim": 48,
     },
 )
@@ -45,7 +47,13 @@ model_ingredient.add_named_config(
 
 @model_ingredient.capture
 def make_sizes(
-    embed_dim: int, depth: int | None, num_heads: int, eta: float, drop: float, drop_path: float
+    embed_dim: int,
+    depth: int | None,
+    num_heads: int,
+    eta: float,
+    drop: float,
+    drop_path: float,
+    weight_std: float,
 ) -> XCiTSizes:
     """The configured size; ValueError when no configuration was named."""
     if depth is None:
@@ -53,7 +61,7 @@ def make_sizes(
             "model.depth is not set; name a configuration: model.xcit_s12, model.xcit_s24 or "
             "model.xcit_mini"
         )
-    return XCiTSizes(embed_dim, depth, num_heads, eta, drop, drop_path)
+    return XCiTSizes(embed_dim, depth, num_heads, eta, drop, drop_path, weight_std)
 
 
 @model_ingredient.capture

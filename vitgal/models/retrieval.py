@@ -1,6 +1,7 @@
 """The retrieval network of ViTGaL (ACCV 2022): XCiT, multi-atrous block, a class block twice."""
 
 import math
+from functools import partial
 
 import torch
 from timm.layers import Mlp
@@ -106,7 +107,7 @@ class RetrievalNetwork(nn.Module):
         self.local_atrous = MultiAtrous(dim, sizes.eta, sizes.drop)
         self.head = ArcFace(dim, num_classes) if num_classes else None
         self.pos_embeder = make_position_encoding(sizes)
-        self.apply(init_weights)
+        self.apply(partial(init_weights, std=sizes.weight_std))
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) normalised images -> tokens with positions (B, N, C), grid (Hp, Wp)."""

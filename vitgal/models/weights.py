@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from utils.checkpoints import load_exactly, load_weights
+from utils.checkpoints import load_exactly, load_weights, save_checkpoint
 from vitgal.models.autoencoder import Autoencoder
 from vitgal.models.retrieval import RetrievalNetwork
 from vitgal.models.xcit import has_timm_names, rename_from_timm
@@ -28,12 +29,7 @@ NOT_IN_IMAGENET = "local_atrous."
 
 def load_autoencoder(model: Autoencoder, path: str | Path) -> Autoencoder:
     """A released file, or one of experiment_autoencoder; its classifier is dropped."""
-    state = _load(path)
-    if not any(name.startswith(BACKBONE) for name in state):
-        raise ValueError(
-            f"{path} holds no autoencoder (no entry {BACKBONE}*), but {_kind(state)}; give a "
-            "released file or one that vitgal.experiment_autoencoder wrote"
-        )
+    state = _load_autoencoder(path)
     _check_depth(path, state, len(model.retrieval_back_bone.blocks))
     _load_but_head(model, state, path)
     return model
@@ -81,6 +77,34 @@ def load_imagenet(network: RetrievalNetwork, path: str | Path) -> RetrievalNetwo
     kept = {k: v for k, v in own.items() if k.startswith((NOT_IN_IMAGENET, "head."))}
     load_exactly(network, {**kept, **state}, path)
     return network
+
+
+def export_autoencoder(path: str | Path, target: str | Path, half: bool = False) -> Path:
+    """Write the entries of `path` that evaluation reads to `target`: no classifier, no optimiser.
+
+    `half`: floating-point numbers in half precision; ValueError when one is too large for it.
+    """
+    state = {k: v for k, v in _load_autoencoder(path).items() if k not in HEADS}
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        large = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+        if large:
+            raise ValueError(
+                f"{path} has numbers that half precision does not hold, in {large[0]}; export with "
+                "half=False"
+            )
+    return save_checkpoint(target, **{ENTRY: state})
+
+
+def _load_autoencoder(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of an autoencoder's file; ValueError when it is another's."""
+    state = _load(path)
+    if not any(name.startswith(BACKBONE) for name in state):
+        raise ValueError(
+            f"{path} holds no autoencoder (no entry {BACKBONE}*), but {_kind(state)}; give a "
+            "released file or one that vitgal.experiment_autoencoder wrote"
+        )
+    return state
 
 
 def _load(path: str | Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 PATCH_SIZE = 16  # pixels; four convolutions of stride 2
 NORM_EPS = 1e-6
 MLP_RATIO = 4.0
-WEIGHT_STD = 0.02  # of linear maps and class tokens at the start
+WEIGHT_STD = 0.02  # of class tokens at the start, and of linear maps as published
 
 
 class LayerNorm(nn.LayerNorm):
@@ -38,6 +38,7 @@ class XCiTSizes:
     eta: float = 1.0  # start of every layer scale
     drop: float = 0.0  # dropout on projections
     drop_path: float = 0.1  # rate of dropped branches, the same in all blocks
+    weight_std: float = WEIGHT_STD  # of linear maps at the start
 
     def __post_init__(self) -> None:
         if self.embed_dim < 24 or self.embed_dim % 24 or self.embed_dim % self.num_heads:
@@ -140,10 +141,10 @@ def make_blocks(sizes: XCiTSizes) -> nn.ModuleList:
     return blocks
 
 
-def init_weights(module: nn.Module) -> None:
-    """For `module.apply`: linear maps as published; norms and convolutions keep torch's start."""
+def init_weights(module: nn.Module, std: float = WEIGHT_STD) -> None:
+    """For `module.apply`: linear maps; norms and convolutions keep torch's start."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
+        nn.init.trunc_normal_(module.weight, std=std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
