@@ -6,5 +6,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m r2former.evaluate -F logs/eval_global_streets_mini \
-    with dataset.mini_streets model.deit_mini rerank=False \
+    with dataset.mini_streets model.resnet_mini rerank=False \
     resume=logs/train_global_streets_mini/best_model.pth temp_dir=logs/eval_global_streets_mini "$@"

@@ -6,5 +6,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m r2former.evaluate -F logs/eval_untrained_streets_mini \
-    with dataset.mini_streets model.deit_mini untrained=True temp_dir=logs/eval_untrained_streets_mini \
+    with dataset.mini_streets model.resnet_mini untrained=True temp_dir=logs/eval_untrained_streets_mini \
     "$@"

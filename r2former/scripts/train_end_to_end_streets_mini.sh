@@ -6,5 +6,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m r2former.experiment_rerank -F logs/train_end_to_end_streets_mini \
-    with dataset.mini_end_to_end model.deit_mini fix=0 finetune=1 lr=1e-3 warmup=1 \
+    with dataset.mini_end_to_end model.resnet_mini fix=0 finetune=1 lr=1e-3 warmup=1 \
     epochs_num=7 patience=7 val_top_k=20 max_minutes=17 save_dir=train_end_to_end_streets_mini "$@"

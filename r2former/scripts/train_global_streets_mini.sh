@@ -6,6 +6,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m r2former.experiment_global -F logs/train_global_streets_mini \
-    with dataset.mini_global model.deit_mini criterion=sare_joint optim=adamw lr=1e-3 \
-    cos=True warmup=1 epochs_num=7 patience=7 max_minutes=15 \
+    with dataset.mini_global model.resnet_mini criterion=in_batch optim=adamw lr=2e-3 \
+    cos=True epochs_num=8 patience=8 autocast=True max_minutes=30 \
     save_dir=train_global_streets_mini "$@"
