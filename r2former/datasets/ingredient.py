@@ -118,10 +118,10 @@ dataset_ingredient.add_named_config(
     "mini_rerank",
     MINI_TRAINING
     | {
-        "train_batch_size": 20,
+        "train_batch_size": 32,
         "negs_num_per_query": 2,
         "mining": "global",
-        "neg_hardness": 50,
+        "neg_hardness": 100,
     },
 )
 dataset_ingredient.add_named_config(
