@@ -24,8 +24,8 @@ SAMPLED = ("partial", "msls_weighted", "global_combine")  # one sample of the da
 LISTED = ("global", "global_combine")  # need the pre-computed list
 PAIRS_AT_ONCE = 512  # pairs of descriptors whose distances are taken in one piece: in the cache
 SPARE = 16  # candidates beyond n that get an exact distance, each query with its own
-FEW_SPARE = 4  # the same with one sample for all queries
-QUERIES_AT_ONCE = 256  # rows of the table of a sample: it stays in the cache of a core
+FEW_SPARE = 2  # the same with one sample for all queries
+QUERIES_AT_ONCE = 128  # rows of the table of a sample: it stays in the cache of a core
 EPS = float(np.finfo(np.float32).eps)
 NO_IMAGE = -1  # fills short rows
 
@@ -274,7 +274,7 @@ def nearest_negatives(
 ) -> np.ndarray:
     """(q, n) of the `sample`, nearest first, without soft positives; equal ones in drawn order.
 
-    A product in float32 for all queries at once chooses n + 4 candidates, which get exact
+    A product in float32 for all queries at once chooses n + 2 candidates, which get exact
     distances. Where rounding might have hidden a nearer one, an exact search decides.
     """
     places, row = find_in_sample(sample, soft)
@@ -322,7 +322,7 @@ def settle(
     keep = min(n + FEW_SPARE, rough.shape[1])
     values, index = torch.from_numpy(rough).topk(keep, dim=1, largest=False, sorted=False)
     few = np.sort(index.numpy(), axis=1)
-    offset = vectors[few].astype(np.float64) - queries[:, None]
+    offset = np.subtract(vectors[few], queries[:, None], dtype=np.float64)
     exact = np.einsum("qkd,qkd->qk", offset, offset)
     exact[np.isinf(np.take_along_axis(rough, few, axis=1))] = np.inf
     order = np.argsort(exact, axis=1, kind="stable")[:, :n]
