@@ -20,7 +20,7 @@ from r2former.models.network import R2Former
 from r2former.models.selection import XYA
 
 FLOAT_BYTES = 4
-START_IMAGES = 1000  # that principal components are taken from
+START_IMAGES = 1000  # that principal components are taken from, at most
 START_SHARE = 1e-4  # of the largest variance: smaller ones are not enlarged further
 LOCAL_STARTS = ("normal", "pca")
 CHANGING = (
@@ -45,13 +45,11 @@ def check_cache(config: Mapping[str, Any]) -> None:
 
 
 def check_local_start(config: Mapping[str, Any]) -> None:
-    """ValueError for an unknown way to start the local head, or one without what it needs."""
+    """ValueError for an unknown way to start the local head."""
     if config["local_start"] not in LOCAL_STARTS:
         raise ValueError(
             f"local_start is {config['local_start']!r}, expected one of {LOCAL_STARTS}"
         )
-    if config["local_start"] == "pca" and not config["cache_frozen"]:
-        raise ValueError("local_start=pca is computed from the cache: set cache_frozen=True")
 
 
 def check_budget(images: int, length: int, budget_gib: float) -> None:
@@ -72,6 +70,12 @@ class FrozenImages:
     queries: Tensor  # (Q, L)
 
 
+def choose_for_start(total: int, seed: int) -> np.ndarray:
+    """Ascending rows of the up to 1,000 database images that the local head starts from."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(total, generator=generator)[:START_IMAGES].sort().values.numpy()
+
+
 def pack_images(
     net: R2Former, places: PlaceSet, transform: Transform, reading: Reading, budget_gib: float
 ) -> FrozenImages:
@@ -89,17 +93,15 @@ def pack_images(
 
 
 @torch.no_grad()
-def start_local_head(net: R2Former, frozen: FrozenImages, seed: int = 0) -> None:
+def start_local_head(net: R2Former, packed: Tensor) -> None:
     """Begin with whitened principal components of tokens, in place of the published N(0, 0.01).
 
     W = diag(lambda)^(-1/2) U^T, b = -W m with mean m and covariance U diag(lambda) U^T of the
-    tokens of up to 1,000 database images. Tokens of a CNN have no negative channels, so that under
-    a random map all of them are alike.
+    tokens of images, `packed` (N, L) by `R2Former.pack`. Tokens of a CNN have no negative channels,
+    so that under a random map all of them are alike.
     """
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(frozen.database), generator=generator)[:START_IMAGES]
     width = net.local_head.in_features
-    rows = frozen.database[chosen][:, net.out_dim :].reshape(-1, XYA + width)[:, XYA:].double()
+    rows = packed[:, net.out_dim :].reshape(-1, XYA + width)[:, XYA:].double()
     mean = rows.mean(dim=0)
     values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
     order = values.argsort(descending=True)[: net.local_head.out_features]

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from r2former.datasets.place_set import PlaceSet
 from r2former.datasets.transforms import Transform, make_database_transform
 from r2former.datasets.triplets import GroupOptions
-from r2former.embedding import MiningEmbedder, Reading
+from r2former.embedding import MiningEmbedder, Reading, embed_images
 from r2former.evaluation import Settings, evaluate
 from r2former.features import Loading
 from r2former.frozen import (
@@ -20,6 +21,7 @@ from r2former.frozen import (
     FrozenImages,
     check_cache,
     check_local_start,
+    choose_for_start,
     pack_images,
     start_local_head,
 )
@@ -259,14 +261,23 @@ def make_frozen(
     if not isinstance(net, R2Former):
         return None
     check_local_start(config)
-    if not config["cache_frozen"]:
-        return None
-    check_cache(config)
     dataset = config["dataset"]
     reading = Reading(dataset["infer_batch_size"], dataset["num_workers"], ranks)
-    frozen = pack_images(net, places, transform, reading, config["cache_budget_gib"])
+    frozen = None
+    if config["cache_frozen"]:
+        check_cache(config)
+        frozen = pack_images(net, places, transform, reading, config["cache_budget_gib"])
     if config["local_start"] == "pca" and not is_continued(config):
-        start_local_head(net, frozen, config["seed"])
+        rows = choose_for_start(len(places.database_paths), config["seed"])
+        paths = places.database_paths
+        packed = (
+            frozen.database[torch.from_numpy(rows)]
+            if frozen
+            else torch.from_numpy(
+                embed_images(net, paths, transform, reading, rows, "local head", net.pack)
+            )
+        )
+        start_local_head(net, packed)
     return frozen
 
 

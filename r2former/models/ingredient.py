@@ -63,6 +63,7 @@ model_ingredient.add_named_config(
     "resnet_mini",
     {
         "backbone": MINI,
+        "img_size": [96, 128],
         "pretrained": False,
         "fc_output_dim": 128,
         "local_dim": 64,

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Generated streets, trains the reranker of row "reranked": 10 minutes at most.
-# Expected: measured with this code, see the README; nothing is published.
-# Needs:    data/mini_streets/, the outputs of train_global_streets_mini.sh and mine_global_streets_mini.sh.
+# Generated streets, trains the reranker of row "reranked": 18 minutes on 2 busy
+# cores.
+# Expected: see the table of r2former/README.md (measured with this code; nothing is published).
+# Needs:    data/mini_streets/, the outputs of train_global_streets_mini.sh and
+#           mine_global_streets_mini.sh.
 # Writes:   logs/train_reranking_streets_mini/ with best_model.pth and last_model.pth.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
