@@ -234,11 +234,11 @@ class Features:
         self, queries: np.ndarray, rows: np.ndarray, dtype: type = np.float64
     ) -> np.ndarray:
         """(P,) squared distances of pairs (query, database row), computed in `dtype`."""
-        made = np.empty(len(queries), dtype)
+        made: np.ndarray = np.empty(len(queries), dtype)
         own, others = np.searchsorted(self._queries, queries), np.searchsorted(self._rows, rows)
         for start in range(0, len(queries), PAIRS_AT_ONCE):
             part = slice(start, start + PAIRS_AT_ONCE)
-            offset = self._query[own[part]].astype(dtype, copy=False)
+            offset: np.ndarray = self._query[own[part]].astype(dtype, copy=False)
             offset = offset - self._database[others[part]]
             made[part] = np.einsum("pd,pd->p", offset, offset)
         return made

@@ -125,9 +125,8 @@ def make_miner(net: nn.Module, places: PlaceSet, config: Mapping[str, Any], rank
     dataset = config["dataset"]
     options = MiningOptions(**{part.name: dataset[part.name] for part in fields(MiningOptions)})
     reading = Reading(dataset["infer_batch_size"], dataset["num_workers"], ranks)
-    embed: Embed = MiningEmbedder(net, places, make_database_transform(dataset["resize"]), reading)
-    if config.get("cache_frozen"):
-        embed = FrozenEmbedder(embed)
+    current = MiningEmbedder(net, places, make_database_transform(dataset["resize"]), reading)
+    embed: Embed = FrozenEmbedder(current) if config.get("cache_frozen") else current
     hard_list = None
     if options.mining in LISTED:
         hard_list = load_list(list_path(config), places)

@@ -56,7 +56,7 @@ class MiniResNetFeatures(ResNetFeatures):
 
     def __init__(self) -> None:
         super().__init__(make_mini_layers())
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # on CPUs faster
+        self.to(memory_format=torch.channels_last)  # on CPUs faster
 
     def as_sequence(self) -> nn.Sequential:
         """The same layers, called for the last one alone."""
