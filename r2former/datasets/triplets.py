@@ -24,7 +24,7 @@ class GroupBatch:
     images: Tensor | None  # (b, T, 3, H, W); None where the share is empty
     count: int  # B, of the whole batch
     slots: int  # T
-    places: Tensor | None = None  # (b, T, 3) float64, where the images were taken; as `images`
+    places: Tensor | None = None  # (b, T, 3) float64, where images were taken, where that is known
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,11 @@ def make_batches(
         if not share:
             yield GroupBatch(None, size, slots)
             continue
-        rows = groups.triplets[[row for row, _, _ in share]]
-        yield GroupBatch(next(loader), size, slots, torch.from_numpy(groups.places.places_of(rows)))
+        where = None
+        if groups.places.has_positions:
+            rows = groups.triplets[[row for row, _, _ in share]]
+            where = torch.from_numpy(groups.places.places_of(rows))
+        yield GroupBatch(next(loader), size, slots, where)
 
 
 def leave_interrupts_to_parent(_: int) -> None:
