@@ -46,8 +46,11 @@ def embed_images(
     reading: Reading,
     rows: np.ndarray | None = None,
     told: str = "descriptors",
+    embed: EmbedImages | None = None,
 ) -> np.ndarray:
     """(N, D) float32 descriptors of `paths`, or of their `rows`, in evaluation mode.
+
+    `embed`: another method of `net`, which gives rows in their place.
 
     Each process describes its share; all get the whole.
     """
@@ -64,7 +67,7 @@ def embed_images(
         generator=torch.Generator(),  # leaves torch's global stream alone
         worker_init_fn=leave_interrupts_to_parent,
     )
-    embed, parts = embedder_of(net), [np.empty((0, 0), np.float32)]
+    embed, parts = embed or embedder_of(net), [np.empty((0, 0), np.float32)]
     hidden = not ranks.is_first or None  # None: shown on a terminal only
     with (
         torch.inference_mode(),

@@ -37,8 +37,9 @@ ex.option_hook(observe_first_rank_only)
 
 @ex.config
 def config():
-    criterion = "triplet"  # triplet, sare_ind, sare_joint
+    criterion = "triplet"  # triplet, sare_ind, sare_joint; in_batch (ours): all images of a batch
     margin = 0.1  # of triplet
+    temperature = 0.07  # of in_batch
     epochs_num = 100  # at most
     patience = 10  # epochs without a better recall, then it ends
     lr = 1e-5  # learning rate; constant for adam and sgd
@@ -81,9 +82,10 @@ def load_net(freeze: int, resume: str | None, seed: int, _config: Any) -> nn.Mod
 
 
 @ex.automain
-def main(criterion, margin, cpu, continue_from, continue_run, _config, _run):
+def main(criterion, margin, temperature, cpu, continue_from, continue_run, _config, _run):
     check_options(_config)
-    stage = GlobalStage(criterion, margin, make_passes(_config), start_ranks(cpu))
+    passes = make_passes(_config)
+    stage = GlobalStage(criterion, margin, passes, start_ranks(cpu), temperature=temperature)
     train, val = load_train_set(), load_val_set()
     run = make_run(load_net(), stage, train, val, make_train_transforms(), _config, _run)
     run.start(continue_from, continue_run)

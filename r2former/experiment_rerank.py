@@ -40,9 +40,10 @@ ex.option_hook(observe_first_rank_only)
 
 @ex.config
 def config():
-    criterion = "triplet"  # of the global loss; the others go with experiment_global
+    criterion = "triplet"  # of the global loss; or in_batch (ours): all images of a batch
     rerank_loss = "ce"  # ce, triplet, infoNCE, combine
     margin = 0.1  # of triplet, in both losses
+    temperature = 0.07  # of criterion in_batch
     fix = 1  # 1: only local_head and Reranker are trained
     finetune = 0  # 1: the rerank loss flows into the backbone too
     freeze = 0  # blocks of the backbone that stay as they are
@@ -60,6 +61,9 @@ def config():
     resume = None  # checkpoint to start from, with or without reranker; None: ImageNet's weights
     save_dir = "default"  # checkpoints go to logs/<save_dir>
     cpu = False  # stay on the CPU where there is a GPU
+    local_start = "normal"  # of local_head, published; pca (ours): of the tokens; see frozen.py
+    cache_frozen = False  # fix=1: the backbone runs once over the training images, not every step
+    cache_budget_gib = 8  # memory that this may take
     groups_per_pass = None  # groups in memory at once; None: all. Gradients add up
     autocast = False  # forward pass of training in bfloat16
     max_minutes = None  # wall-clock budget; then one more measurement and a clean end
@@ -92,14 +96,16 @@ def make_stage(
     rerank_loss: str,
     margin: float,
     criterion: str,
+    temperature: float,
     cpu: bool,
     _config: Any,
 ) -> RerankStage:
     """What a step does, on the device of this process."""
     passes = make_passes(_config)
     return RerankStage(
-        bool(fix), bool(finetune), rerank_loss, margin, passes, start_ranks(cpu), criterion
-    )
+        bool(fix), bool(finetune), rerank_loss, margin, passes, start_ranks(cpu), criterion,
+        temperature,
+    )  # fmt: skip
 
 
 @ex.automain

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CRITERIA = ("triplet", "sare_ind", "sare_joint")
+IN_BATCH = "in_batch"  # ours, for training from random weights
+CRITERIA = ("triplet", "sare_ind", "sare_joint", IN_BATCH)
 RERANK_LOSSES = ("ce", "triplet", "infoNCE", "combine")
 SHIFT = 1e-6  # torch's triplet loss adds it to each difference of two coordinates
 TEMPERATURE = 0.07  # of infoNCE
+SAME_PLACE = 25.0  # metres: nearer images are no negatives of in_batch
 
 
 def split_groups(rows: Tensor, group: int) -> Tensor:
@@ -41,7 +43,30 @@ def global_terms(features: Tensor, criterion: str = "triplet", margin: float = 0
     if criterion == "sare_joint":
         joint = -closeness.log_softmax(dim=1)[:, :1]
         return functional.pad(joint, (0, closeness.shape[1] - 2))
-    raise ValueError(f"criterion is {criterion!r}, expected one of {CRITERIA}")
+    raise ValueError(f"criterion is {criterion!r}, expected one of {CRITERIA[:3]}")
+
+
+def in_batch_terms(
+    features: Tensor, places: Tensor, temperature: float, radius: float = SAME_PLACE
+) -> Tensor:
+    """(b, n) terms of descriptors (b, 2 + n, D) with the images of all groups as negatives.
+
+    Not of the paper. Query and positive of each group are told apart from all other images of the
+    batch: -log softmax(cosine / temperature) of the partner, the mean of both in the first column,
+    the others 0. Images within `radius` of an anchor, its partner apart, do not count; `places`
+    (b, 2 + n, .) are coordinates in metres, float64.
+    """
+    groups, slots = features.shape[:2]
+    anchors = features[:, :2].transpose(0, 1).flatten(0, 1)  # (2b, D): queries, then positives
+    everyone = features.transpose(0, 1).flatten(0, 1)  # slot by slot, so the anchors come first
+    where = places.transpose(0, 1).flatten(0, 1)
+    same = (where[: 2 * groups, None] - where[None]).square().sum(dim=-1) <= radius**2
+    row = torch.arange(2 * groups, device=features.device)
+    partner = (row + groups) % (2 * groups)
+    same[row, partner] = False
+    logits = (anchors @ everyone.T / temperature).masked_fill(same, -torch.inf)
+    loss = functional.cross_entropy(logits, partner, reduction="none").view(2, groups).mean(dim=0)
+    return functional.pad(loss[:, None], (0, slots - 3))
 
 
 def rerank_terms(logits: Tensor, rerank_loss: str = "ce", margin: float = 0.1) -> Tensor:

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from r2former.datasets.triplets import GroupBatch
-from r2former.losses import CRITERIA, RERANK_LOSSES, global_terms, rerank_terms, total_loss
+from r2former.losses import (
+    CRITERIA,
+    IN_BATCH,
+    RERANK_LOSSES,
+    global_terms,
+    in_batch_terms,
+    rerank_terms,
+    total_loss,
+)
 from r2former.models.network import R2Former
 from utils.distributed import Ranks
 from utils.interruption import Stop
@@ -64,21 +72,27 @@ class GlobalStage:
     passes: Passes = field(default_factory=Passes)
     ranks: Ranks = field(default_factory=Ranks)
     fix: bool = False
+    temperature: float = 0.07  # of in_batch
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
             raise ValueError(f"criterion is {self.criterion!r}, expected one of {CRITERIA}")
+        check_in_batch(self.criterion, self.temperature, self.passes, self.ranks)
 
-    def terms(self, net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, None]:
+    def terms(
+        self, net: nn.Module, images: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, None]:
         """Descriptors (b, T, D), global terms (b, n) and no rerank logits."""
         with self.passes.cast(images.device):
             features = net(images.flatten(0, 1))
         features = features.float().unflatten(0, images.shape[:2])
-        return features, global_terms(features, self.criterion, self.margin), None
+        return features, choose_terms(self, features, places), None
 
-    def backward(self, net: nn.Module, images: Tensor, count: int) -> Sums:
+    def backward(
+        self, net: nn.Module, images: Tensor, count: int, places: Tensor | None = None
+    ) -> Sums:
         """Adds the gradients of the groups (b, T, 3, H, W) of a batch of `count` groups."""
-        return _backward(self, net, images, count)
+        return _backward(self, net, images, count, places)
 
 
 @dataclass(frozen=True)
@@ -92,44 +106,81 @@ class RerankStage:
     passes: Passes = field(default_factory=Passes)
     ranks: Ranks = field(default_factory=Ranks)
     criterion: str = "triplet"
+    temperature: float = 0.07  # of criterion in_batch
 
     def __post_init__(self) -> None:
         if self.rerank_loss not in RERANK_LOSSES:
             raise ValueError(
                 f"rerank_loss is {self.rerank_loss!r}, expected one of {RERANK_LOSSES}"
             )
-        if self.criterion != "triplet":
+        if self.criterion not in ("triplet", IN_BATCH):
             raise ValueError(
-                f"criterion is {self.criterion!r}: reranking trains with 'triplet'; the others go "
-                "with r2former.experiment_global"
+                f"criterion is {self.criterion!r}: reranking trains with 'triplet' (or "
+                f"{IN_BATCH!r}); the others go with r2former.experiment_global"
             )
+        check_in_batch(self.criterion, self.temperature, self.passes, self.ranks)
         if self.fix and self.finetune:
             raise ValueError("fix=1 freezes the backbone that finetune=1 trains; choose one")
 
-    def terms(self, net: R2Former, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Descriptors (b, T, D), global terms (b, n) or None, logits (b, 1 + n, 2)."""
-        slots = images.shape[1]
+    def terms(
+        self, net: R2Former, images: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Descriptors (b, T, D), global terms (b, n) or None, logits (b, 1 + n, 2).
+
+        `images`: (b, T, 3, H, W), or (b, T, L) of `R2Former.pack`.
+        """
+        slots, flat = images.shape[1], images.flatten(0, 1)
         with self.passes.cast(images.device):
-            features, local = net(images.flatten(0, 1), detach_local=not self.finetune)
+            if flat.dim() == 2:  # packed, of a network that is fixed
+                features, local = net.unpack(flat)
+            else:
+                features, local = net(flat, detach_local=not self.finetune)
             local = local.unflatten(0, images.shape[:2])
             queries = local[:, :1].expand(-1, slots - 1, -1, -1).flatten(0, 1)
             logits = net.rerank(queries, local[:, 1:].flatten(0, 1))
         features = features.float().unflatten(0, images.shape[:2])
-        of_global = None if self.fix else global_terms(features, margin=self.margin)
+        of_global = None if self.fix else choose_terms(self, features, places)
         return features, of_global, logits.float().unflatten(0, (len(images), slots - 1))
 
-    def backward(self, net: R2Former, images: Tensor, count: int) -> Sums:
+    def backward(
+        self, net: R2Former, images: Tensor, count: int, places: Tensor | None = None
+    ) -> Sums:
         """Adds the gradients of the groups (b, T, 3, H, W) of a batch of `count` groups."""
-        return _backward(self, net, images, count)
+        return _backward(self, net, images, count, places)
 
 
 Stage = GlobalStage | RerankStage
 
 
-def _backward(stage: Stage, net: nn.Module, images: Tensor, count: int) -> Sums:
+def check_in_batch(criterion: str, temperature: float, passes: Passes, ranks: Ranks) -> None:
+    """ValueError where in_batch would not see the whole batch."""
+    if criterion != IN_BATCH:
+        return
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected more than 0")
+    if ranks.world > 1 or passes.groups_per_pass is not None:
+        raise ValueError(
+            "criterion=in_batch compares all images of a batch; use one process without "
+            "groups_per_pass"
+        )
+
+
+def choose_terms(stage: Stage, features: Tensor, places: Tensor | None) -> Tensor:
+    """(b, n) global terms of descriptors (b, T, D) by the criterion of a stage."""
+    if stage.criterion == IN_BATCH:
+        if places is None:
+            raise ValueError("criterion=in_batch needs the places of the images")
+        return in_batch_terms(features, places, stage.temperature)
+    return global_terms(features, stage.criterion, stage.margin)
+
+
+def _backward(
+    stage: Stage, net: nn.Module, images: Tensor, count: int, places: Tensor | None
+) -> Sums:
     made = []
     for part in stage.passes.parts(images):
-        features, of_global, logits = stage.terms(net, part)  # type: ignore[arg-type]
+        # a criterion that looks at places has the batch in one part
+        features, of_global, logits = stage.terms(net, part, places)  # type: ignore[arg-type]
         of_rerank = None
         if logits is not None:
             assert isinstance(stage, RerankStage)
@@ -170,7 +221,8 @@ def train_step(
     sums = torch.zeros(4, device=ranks.device)
     if batch.images is not None:
         images = batch.images.to(ranks.device, non_blocking=True)
-        sums = stage.backward(net, images, batch.count).stack()  # type: ignore[arg-type]
+        places = None if batch.places is None else batch.places.to(ranks.device)
+        sums = stage.backward(net, images, batch.count, places).stack()  # type: ignore[arg-type]
     if ranks.world > 1:
         sums, stop = _exchange(net, sums, stop, ranks)
     optimizer.step()

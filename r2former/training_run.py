@@ -13,6 +13,7 @@ import torch
 from r2former.datasets.place_set import PlaceSet
 from r2former.datasets.transforms import Transform
 from r2former.datasets.triplets import GroupOptions, Groups, count_batches, make_batches
+from r2former.frozen import FrozenGroups, FrozenImages
 from r2former.optimisation import Schedule, set_rate
 from r2former.run_state import Progress, RunParts, load_run, save_model, save_run
 from r2former.training import Guard, Stage, StepResult, train_batches
@@ -49,6 +50,13 @@ class TrainingImages:
     others: Transform
     queries: Transform
     groups: GroupOptions
+    frozen: FrozenImages | None = None  # what a fixed backbone gives of them
+
+    def make_groups(self, triplets: np.ndarray) -> Groups | FrozenGroups:
+        """Of triplets (G, T), to be read in batches."""
+        if self.frozen is not None:
+            return FrozenGroups(self.places, triplets, self.frozen)
+        return Groups(self.places, triplets, self.others, self.queries)
 
 
 Measure = Callable[[], dict[str, float]]  # recalls by name, percent
@@ -173,7 +181,7 @@ class TrainingRun:
     def _train_round(self) -> Stop:
         """The rest of the current round."""
         progress, images = self.progress, self.images
-        groups = Groups(images.places, progress.triplets, images.others, images.queries)
+        groups = images.make_groups(progress.triplets)
         batches = make_batches(
             groups, images.groups, progress.step, progress.round_seed, self.options.pin_memory
         )

@@ -7,16 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from r2former.datasets.place_set import PlaceSet
 from r2former.datasets.transforms import Transform, make_database_transform
 from r2former.datasets.triplets import GroupOptions
-from r2former.embedding import MiningEmbedder, Reading
+from r2former.embedding import MiningEmbedder, Reading, embed_images
 from r2former.evaluation import Settings, evaluate
 from r2former.features import Loading
+from r2former.frozen import (
+    FrozenEmbedder,
+    FrozenImages,
+    check_cache,
+    check_local_start,
+    choose_for_start,
+    pack_images,
+    start_local_head,
+)
 from r2former.hard_lists import load_list
-from r2former.mining import LISTED, Draws, Miner, MiningOptions
+from r2former.mining import LISTED, Draws, Embed, Miner, MiningOptions
+from r2former.models.network import R2Former
 from r2former.optimisation import (
     Schedule,
     make_groups,
@@ -44,6 +55,7 @@ LISTS = Path("r2former/r2former_ckpts")  # where pre-computed lists are looked f
 # options that an interrupted run and its continuation may differ in
 FREE = {
     *("max_minutes", "log_every", "checkpoint_every", "continue_from", "continue_run", "cpu"),
+    *("cache_frozen", "cache_budget_gib"),
     *("save_dir", "groups_per_pass", "collapse_share", "collapse_spread", "epochs_num", "patience"),
 }
 FREE_DATASET = {
@@ -113,7 +125,8 @@ def make_miner(net: nn.Module, places: PlaceSet, config: Mapping[str, Any], rank
     dataset = config["dataset"]
     options = MiningOptions(**{part.name: dataset[part.name] for part in fields(MiningOptions)})
     reading = Reading(dataset["infer_batch_size"], dataset["num_workers"], ranks)
-    embed = MiningEmbedder(net, places, make_database_transform(dataset["resize"]), reading)
+    current = MiningEmbedder(net, places, make_database_transform(dataset["resize"]), reading)
+    embed: Embed = FrozenEmbedder(current) if config.get("cache_frozen") else current
     hard_list = None
     if options.mining in LISTED:
         hard_list = load_list(list_path(config), places)
@@ -208,6 +221,7 @@ def make_run(
     if config["model"]["aggregation"] == "crn" and "lr_crn_layer" in config:
         groups = split_crn(net, schedule.lr, config["lr_crn_layer"], config["lr_crn_net"])
     reranks = not is_global(stage)
+    frozen = make_frozen(net, train, transforms[0], config, ranks)
     return TrainingRun(
         RunParts(
             net,
@@ -221,11 +235,12 @@ def make_run(
             *transforms,
             GroupOptions(
                 dataset["train_batch_size"],
-                dataset["num_workers"],
+                0 if frozen else dataset["num_workers"],
                 dataset["horizontal_flip"],
                 ranks.rank,
                 ranks.world,
             ),
+            frozen,
         ),
         stage,
         schedule,
@@ -236,6 +251,33 @@ def make_run(
         make_setup(config, train),
         Guard(config["collapse_spread"], config["collapse_share"]),
     )
+
+
+def make_frozen(
+    net: nn.Module, places: PlaceSet, transform: Transform, config: Mapping[str, Any], ranks: Ranks
+) -> FrozenImages | None:
+    """The training images through the fixed backbone, where cache_frozen asks for it."""
+    if not isinstance(net, R2Former):
+        return None
+    check_local_start(config)
+    dataset = config["dataset"]
+    reading = Reading(dataset["infer_batch_size"], dataset["num_workers"], ranks)
+    frozen = None
+    if config["cache_frozen"]:
+        check_cache(config)
+        frozen = pack_images(net, places, transform, reading, config["cache_budget_gib"])
+    if config["local_start"] == "pca" and not is_continued(config):
+        rows = choose_for_start(len(places.database_paths), config["seed"])
+        paths = places.database_paths
+        packed = (
+            frozen.database[torch.from_numpy(rows)]
+            if frozen
+            else torch.from_numpy(
+                embed_images(net, paths, transform, reading, rows, "local head", net.pack)
+            )
+        )
+        start_local_head(net, packed)
+    return frozen
 
 
 def is_global(stage: Stage) -> bool:

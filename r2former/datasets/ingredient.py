@@ -106,26 +106,26 @@ MINI_MSLS = MINI | {
 }
 dataset_ingredient.add_named_config("mini_streets", MINI_STREETS)
 MINI_TRAINING = MINI_STREETS | {
-    "queries_per_epoch": 1000,
-    "cache_refresh_rate": 500,
+    "queries_per_epoch": 2000,
+    "cache_refresh_rate": 2000,
     "neg_samples_num": 1000,
     "recall_values": [1, 5, 10, 20],
 }
 dataset_ingredient.add_named_config(
-    "mini_global", MINI_TRAINING | {"train_batch_size": 16, "negs_num_per_query": 6}
+    "mini_global", MINI_TRAINING | {"train_batch_size": 32, "negs_num_per_query": 1}
 )
 dataset_ingredient.add_named_config(
     "mini_rerank",
     MINI_TRAINING
     | {
-        "train_batch_size": 20,
+        "train_batch_size": 32,
         "negs_num_per_query": 2,
         "mining": "global",
-        "neg_hardness": 50,
+        "neg_hardness": 100,
     },
 )
 dataset_ingredient.add_named_config(
-    "mini_end_to_end", MINI_TRAINING | {"train_batch_size": 16, "negs_num_per_query": 4}
+    "mini_end_to_end", MINI_TRAINING | {"train_batch_size": 32, "negs_num_per_query": 1}
 )
 dataset_ingredient.add_named_config("mini_msls", MINI_MSLS)
 

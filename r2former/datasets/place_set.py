@@ -14,6 +14,7 @@ from utils.nn_tables import hash_names
 QUERIES_AT_ONCE = 20_000  # bounds the lists that a ball query makes
 # widens the ball of the tree: the answer itself is decided by the distance in float64
 TREE_MARGIN = 1e-6
+CITY_APART = 1e8  # metres
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,20 @@ class PlaceSet:
             indptr = np.searchsorted(query, np.arange(len(self.query_utm) + 1))
             self._cache[radius] = Positives(indptr.astype(np.int64), found)
         return self._cache[radius]
+
+    def places_of(self, groups: np.ndarray) -> np.ndarray:
+        """(G, T, 3) float64 of groups (G, T) (query, database images): easting, northing, city.
+
+        The third coordinate keeps cities apart: positions of one mean nothing in another.
+        """
+        if self.database_utm is None or self.query_utm is None:
+            raise ValueError(f"{self.name} has no positions to tell places apart by")
+        query, others = groups[:, :1], groups[:, 1:]
+        utm = np.concatenate([self.query_utm[query], self.database_utm[others]], axis=1)
+        city = np.zeros(groups.shape)
+        if self.query_group is not None and self.database_group is not None:
+            city[:, :1], city[:, 1:] = self.query_group[query], self.database_group[others]
+        return np.concatenate([utm, CITY_APART * city[..., None]], axis=2)
 
     def with_positives_only(self, radius: float) -> "PlaceSet":
         """The same set without the queries that have no positive within `radius`."""

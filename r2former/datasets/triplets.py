@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ class GroupBatch:
     images: Tensor | None  # (b, T, 3, H, W); None where the share is empty
     count: int  # B, of the whole batch
     slots: int  # T
+    places: Tensor | None = None  # (b, T, 3) float64, where images were taken, where that is known
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,19 @@ def count_batches(triplets: np.ndarray, train_batch_size: int) -> int:
     return len(triplets) // train_batch_size
 
 
+class GroupSet(Protocol):
+    """Groups as `make_batches` reads them: `Groups`, or packed rows in place of images."""
+
+    places: PlaceSet
+    triplets: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: tuple[int, int, bool]) -> Tensor: ...
+
+
 def make_batches(
-    groups: Groups, options: GroupOptions, done: int, seed: int, pin_memory: bool = False
+    groups: GroupSet, options: GroupOptions, done: int, seed: int, pin_memory: bool = False
 ) -> Iterator[GroupBatch]:
     """This process's shares of the batches after the first `done`, in the order of the triplets.
 
@@ -88,7 +101,7 @@ def make_batches(
     ]
     loader = iter(
         DataLoader(
-            groups,
+            cast(Groups, groups),
             batch_sampler=[share for share in shares if share],
             num_workers=options.num_workers,
             pin_memory=pin_memory and torch.cuda.is_available(),
@@ -97,7 +110,14 @@ def make_batches(
         )
     )
     for share in shares:
-        yield GroupBatch(next(loader) if share else None, size, slots)
+        if not share:
+            yield GroupBatch(None, size, slots)
+            continue
+        where = None
+        if groups.places.has_positions:
+            rows = groups.triplets[[row for row, _, _ in share]]
+            where = torch.from_numpy(groups.places.places_of(rows))
+        yield GroupBatch(next(loader), size, slots, where)
 
 
 def leave_interrupts_to_parent(_: int) -> None:

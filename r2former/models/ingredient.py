@@ -8,7 +8,8 @@ from torch import nn
 
 from r2former.models.deit import DeiT
 from r2former.models.network import DeiTR2Former, R2Former, ResNetR2Former
-from r2former.models.vg_network import VGNetwork
+from r2former.models.resnet import MiniResNetFeatures
+from r2former.models.vg_network import MINI, VGNetwork
 from r2former.models.weights import (
     load_global,
     load_network,
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 model_ingredient = Ingredient("model", save_git_info=False)
 
-RERANKING_BACKBONES = ("deit", "deitBase", "resnet50")
+RERANKING_BACKBONES = ("deit", "deitBase", "resnet50", MINI)
 PRETRAINED = {
     "deit": "deit_small_distilled_patch16_224",
     "deitBase": "deit_base_distilled_patch16_384",
@@ -58,6 +59,19 @@ model_ingredient.add_named_config("deit", {"backbone": "deit"})
 model_ingredient.add_named_config("deitBase", {"backbone": "deitBase"})
 model_ingredient.add_named_config("resnet50", {"backbone": "resnet50"})
 # the same method, small enough to be trained on two cores from random weights (generated streets)
+model_ingredient.add_named_config(
+    "resnet_mini",
+    {
+        "backbone": MINI,
+        "img_size": [96, 128],
+        "pretrained": False,
+        "fc_output_dim": 128,
+        "local_dim": 64,
+        "num_local": 64,
+        "rerank_depth": 2,
+        "rerank_pair_depth": 1,
+    },
+)
 model_ingredient.add_named_config(
     "deit_mini",
     {
@@ -124,10 +138,13 @@ def make_model(
         "num_corr": num_corr,
     }
     start = pretrained and not for_checkpoint
-    if backbone == "resnet50":
+    if backbone.startswith("resnet"):
         if hypercolumn:
-            raise ValueError("hypercolumn goes with a DeiT only; leave it at 0 for resnet50")
-        cnn = ResNetR2Former(fc_output_dim, local_dim, num_local, **sizes)
+            raise ValueError(f"hypercolumn goes with a DeiT only; leave it at 0 for {backbone}")
+        if start and backbone == MINI:
+            raise ValueError(f"{MINI} has no ImageNet weights: set model.pretrained=False")
+        features = MiniResNetFeatures() if backbone == MINI else None
+        cnn = ResNetR2Former(fc_output_dim, local_dim, num_local, features, **sizes)
         return start_resnet(cnn, read_pretrained("resnet50", backbone_weights)) if start else cnn
     net = DeiTR2Former(make_deit(), local_dim, num_local, **sizes)
     if start:
@@ -172,8 +189,8 @@ def make_global_model(
             raise ValueError(f"backbone is {backbone!r}; DeiTs are deit and deitBase")
         net = make_deit()
         return start_deit(net, read_deit(), PRETRAINED[backbone]) if start else net
-    own = backbone == "resnet50"  # of R2Former: all layers are trained
-    name = "resnet50conv5" if own else backbone
+    own = backbone in RERANKING_BACKBONES  # of R2Former: all layers are trained
+    name = "resnet50conv5" if backbone == "resnet50" else backbone
     return VGNetwork(name, aggregation, l2, netvlad_clusters, fc_output_dim, start, not own)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from r2former.models import resnet
 from r2former.models.deit import Attended, DeiT
 from r2former.models.reranker import Reranker
-from r2former.models.selection import gather_rows, select_patches
+from r2former.models.selection import XYA, gather_rows, select_patches
 
 
 class R2Former(nn.Module, ABC):
@@ -44,15 +44,32 @@ class R2Former(nn.Module, ABC):
 
         `detach_local`: no gradient from local features into the backbone (finetune=0).
         """
+        descriptor, places, tokens = self.choose(images)
+        return descriptor, self.make_local(places, tokens.detach() if detach_local else tokens)
+
+    def choose(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All that fix=1 does not train: global (B, 256), X, Y, A (B, K, 3), tokens (B, K, D)."""
         found = self.attend(images)
         height, width = images.shape[-2:]
         index, places = select_patches(
             found.attention, self.num_local, self.count_columns(width), self.patch,
             max(height, width),
         )  # fmt: skip
-        tokens = found.tokens.detach() if detach_local else found.tokens
-        features = self.local_head(gather_rows(tokens, index))
-        return found.descriptor, torch.cat([places, features], dim=-1)
+        return found.descriptor, places, gather_rows(found.tokens, index)
+
+    def make_local(self, places: Tensor, tokens: Tensor) -> Tensor:
+        """X, Y, A (B, K, 3) and tokens (B, K, D) -> local features (B, K, 131)."""
+        return torch.cat([places, self.local_head(tokens)], dim=-1)
+
+    def pack(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, L) float32: what `choose` gives, flat, to be kept for `unpack`."""
+        descriptor, places, tokens = self.choose(images)
+        return torch.cat([descriptor, torch.cat([places, tokens], dim=-1).flatten(1)], dim=1)
+
+    def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L) of `pack` -> global (B, 256), local (B, K, 131), as from the images."""
+        rows = packed[:, self.out_dim :].unflatten(1, (-1, XYA + self.local_head.in_features))
+        return packed[:, : self.out_dim], self.make_local(rows[..., :XYA], rows[..., XYA:])
 
     def rerank(self, local_query: Tensor, local_reference: Tensor) -> Tensor:
         """(B, Kq, 131), (B, Kr, 131) -> (B, 2) logits; the second is "same place"."""
@@ -96,20 +113,28 @@ class DeiTR2Former(R2Former):
 
 
 class ResNetR2Former(R2Former):
-    """The variant on ResNet-50 with GeM (Table 6)."""
+    """The variant on ResNet-50 with GeM (Table 6), or on a small ResNet."""
+
+    backbone: resnet.ResNetFeatures
 
     def __init__(
-        self, out_dim: int = 256, local_dim: int = 128, num_local: int = 500, **sizes: int
+        self,
+        out_dim: int = 256,
+        local_dim: int = 128,
+        num_local: int = 500,
+        backbone: resnet.ResNetFeatures | None = None,
+        **sizes: int,
     ) -> None:
-        """`sizes`: of `Reranker`."""
+        """`backbone`: None is resnet50. `sizes`: of `Reranker`."""
         super().__init__()
-        self.backbone = resnet.ResNetFeatures()
-        self.aggregation = resnet.GeMHead(2048, out_dim)
-        self.out_dim, self.patch = out_dim, resnet.STRIDE
-        self._add_reranking(1024, local_dim, num_local, **sizes)
+        self.backbone = resnet.ResNetFeatures() if backbone is None else backbone
+        self.aggregation = resnet.GeMHead(self.backbone.width, out_dim)
+        self.out_dim, self.patch = out_dim, self.backbone.stride
+        self._add_reranking(self.backbone.local_width, local_dim, num_local, **sizes)
 
     def attend(self, images: Tensor) -> Attended:
         """See `resnet.attend`."""
         height, width = images.shape[-2:]
         layer3, layer4 = self.backbone(images)
-        return resnet.attend(layer3, layer4, self.aggregation, (height, width))
+        grid = resnet.ceil_div(height, self.patch), resnet.ceil_div(width, self.patch)
+        return resnet.attend(layer3, layer4, self.aggregation, grid)

@@ -4,15 +4,20 @@ Global: L2(W GeM_p(L2(layer4)) + b). Local map: layer3. Attention: how much each
 contributes to the descriptor, enlarged to layer3.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 
 from r2former.models.deit import Attended
 from r2former.models.pooling import GeM, L2Norm
 
 STRIDE = 16  # pixels per column of layer3
 CLAMP = 1e-6
+MINI_WIDTHS = (32, 32, 64, 128, 192)  # channels of the stem and of layer1 to layer4
+MINI_STRIDES = (1, 2, 1, 2)  # of layer1 to layer4
 
 
 def ceil_div(value: int, by: int) -> int:
@@ -23,8 +28,13 @@ def ceil_div(value: int, by: int) -> int:
 class ResNetFeatures(nn.Sequential):
     """torchvision's resnet50 without its last two children, numbered as in the released names."""
 
-    def __init__(self) -> None:
-        children = list(torchvision.models.resnet50(weights=None).children())[:-2]
+    local_width, width = 1024, 2048  # channels of layer3 and of layer4
+    stride = STRIDE
+
+    def __init__(self, children: Iterable[nn.Module] | None = None) -> None:
+        """`children`: eight others: conv1, bn1, relu, maxpool, layer1 .. layer4."""
+        if children is None:
+            children = list(torchvision.models.resnet50(weights=None).children())[:-2]
         super().__init__(*children)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,6 +43,47 @@ class ResNetFeatures(nn.Sequential):
         for index in range(7):
             x = self[index](x)
         return x, self[7](x)
+
+
+class MiniResNetFeatures(ResNetFeatures):
+    """One basic block per layer and few channels, for small images; layer3 at stride 8.
+
+    Children are numbered as those of resnet50, so that everything else is common.
+    """
+
+    local_width, width = MINI_WIDTHS[3:]
+    stride = 8
+
+    def __init__(self) -> None:
+        super().__init__(make_mini_layers())
+        self.to(memory_format=torch.channels_last)  # on CPUs faster
+
+    def as_sequence(self) -> nn.Sequential:
+        """The same layers, called for the last one alone."""
+        return nn.Sequential(*self)
+
+
+def make_mini_layers() -> list[nn.Module]:
+    """conv1, bn1, relu, maxpool, layer1 .. layer4 of the small ResNet, random weights."""
+    stem = MINI_WIDTHS[0]
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, stem, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(stem),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    ]
+    for before, after, stride in zip(MINI_WIDTHS, MINI_WIDTHS[1:], MINI_STRIDES, strict=False):
+        shortcut = None
+        if stride > 1 or before != after:
+            shortcut = nn.Sequential(
+                nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+            )
+        layers.append(nn.Sequential(BasicBlock(before, after, stride, shortcut)))
+    for layer in layers:
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return layers
 
 
 class GeMHead(nn.Sequential):
@@ -45,15 +96,17 @@ class GeMHead(nn.Sequential):
 
 
 def attend(layer3: Tensor, layer4: Tensor, head: GeMHead, size: tuple[int, int]) -> Attended:
-    """Descriptor (B, 256), tokens (B, T, 1024) and attention (B, T), T = ceil(H/16)*ceil(W/16)."""
+    """Descriptor (B, 256), tokens (B, T, 1024) and attention (B, T), T = ceil(H/16)*ceil(W/16).
+
+    `size`: rows and columns of the grid of places.
+    """
     with torch.no_grad():
         normed = nn.functional.normalize(layer4, dim=1).clamp(min=CLAMP)
         linear = head[1]
         assert isinstance(linear, nn.Linear)
         weight = linear.weight[:, :, None, None]
         contribution = nn.functional.conv2d(normed, weight).clamp(min=CLAMP).sum(1, keepdim=True)
-        grid = ceil_div(size[0], STRIDE), ceil_div(size[1], STRIDE)
         attention = nn.functional.interpolate(
-            contribution, size=grid, mode="bicubic", align_corners=False
+            contribution, size=size, mode="bicubic", align_corners=False
         )
     return Attended(head(layer4), layer3.flatten(2).transpose(1, 2), attention.flatten(1))

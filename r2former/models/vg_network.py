@@ -6,12 +6,14 @@ import torchvision
 from torch import Tensor, nn
 
 from r2former.models.pooling import MAP_POOLINGS, TOKEN_POOLINGS, L2Norm, make_pooling
+from r2former.models.resnet import MiniResNetFeatures
 
+MINI = "resnetMini"
 RESNETS = ("resnet18", "resnet50", "resnet101")
 # child of torchvision's ResNet at which features are taken: one past layer3 or layer4
 CUTS = {"conv4": 7, "conv5": 8}
 BACKBONES = [
-    *("alexnet", "vgg16", "vit"),
+    *("alexnet", "vgg16", "vit", MINI),
     *(f"{name}{cut}" for name in RESNETS for cut in CUTS),
 ]
 L2_PLACES = ("before_pool", "after_pool", "none")
@@ -100,6 +102,10 @@ def make_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
     """
     if name == "vit":
         return ViTTokens(pretrained), 768
+    if name == MINI:
+        if pretrained:
+            raise ValueError(f"{MINI} has no ImageNet weights: set model.pretrained=False")
+        return MiniResNetFeatures().as_sequence(), MiniResNetFeatures.width
     if name not in BACKBONES:
         raise ValueError(
             f"backbone is {name!r}, expected deit, deitBase, resnet50 (with reranking) or one of "

@@ -7,5 +7,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m r2former.evaluate -F logs/eval_end_to_end_streets_mini \
-    with dataset.mini_streets model.deit_mini resume=logs/train_end_to_end_streets_mini/best_model.pth \
+    with dataset.mini_streets model.resnet_mini resume=logs/train_end_to_end_streets_mini/best_model.pth \
     temp_dir=logs/eval_end_to_end_streets_mini "$@"

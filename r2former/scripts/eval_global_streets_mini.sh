@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Generated streets, row "global".
-# Expected: measured with this code, see the README; nothing is published.
-# Needs:    data/mini_streets/, logs/train_global_streets_mini/best_model.pth (train_global_streets_mini.sh).
+# Expected: R@1 45.75 (measured with this code; nothing is published).
+# Needs:    data/mini_streets/ (python -m data.make_mini streets),
+#           r2former/r2former_ckpts/mini_streets.pth (tracked; train_global_streets_mini.sh makes it).
 # Writes:   logs/eval_global_streets_mini/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m r2former.evaluate -F logs/eval_global_streets_mini \
-    with dataset.mini_streets model.deit_mini rerank=False \
-    resume=logs/train_global_streets_mini/best_model.pth temp_dir=logs/eval_global_streets_mini "$@"
+    with dataset.mini_streets model.resnet_mini rerank=False \
+    resume=r2former/r2former_ckpts/mini_streets.pth row=eval_global_streets_mini \
+    temp_dir=logs/eval_global_streets_mini "$@"

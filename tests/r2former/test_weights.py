@@ -149,6 +149,8 @@ def test_configured_networks_are_the_published_ones():
         model("make_model", pretrained=False, backbone="vgg16")
     with pytest.raises(ValueError, match="hypercolumn goes with a DeiT only"):
         model("make_model", pretrained=False, backbone="resnet50", hypercolumn=306)
+    with pytest.raises(ValueError, match="leave it at 0 for resnetMini"):
+        model("make_model", pretrained=False, backbone="resnetMini", hypercolumn=306)
     with pytest.raises(ValueError, match="the only one is 'r2former'"):
         model("make_model", pretrained=False, rerank_model="rrt")
 
@@ -176,6 +178,26 @@ def test_resnet_of_the_global_stage_is_that_of_the_reranking_stage(tmp_path):
     assert load_network(ResNetR2Former(), path)
     alone = write_checkpoint(tmp_path / "global.pth", bare)
     assert not load_network(ResNetR2Former(), alone, allow_global=True)
+
+
+def test_the_small_resnet_is_one_network_in_both_stages(tmp_path):
+    """Its own checkpoint of the global stage starts the reranking stage; sizes of its parts."""
+    config = {"backbone": "resnetMini", "pretrained": False, "fc_output_dim": 16, "num_local": 20}
+    bare = model("make_global_model", **config).eval()
+    net = model("make_model", **config, local_dim=8, rerank_depth=1).eval()
+    path = write_checkpoint(tmp_path / "mini.pth", bare)
+    assert not load_network(net, path, allow_global=True)
+    images = torch.randn(2, 3, 40, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        descriptor, local = net(images)
+        torch.testing.assert_close(descriptor, bare(images), rtol=0, atol=1e-6)
+    assert local.shape == (2, 20, 3 + 8)
+    places = (local[..., :2] * 64 - 4) / 8  # centres of patches of 8 pixels, by the longer side
+    torch.testing.assert_close(places, places.round(), rtol=0, atol=1e-4)
+    assert places.amax(dim=(0, 1)).tolist() <= [7.0, 4.0]
+    for function in ("make_model", "make_global_model"):
+        with pytest.raises(ValueError, match="resnetMini has no ImageNet weights"):
+            model(function, **{**config, "pretrained": True})
 
 
 def test_lost_imagenet_file_is_named(tmp_path):
