@@ -19,6 +19,7 @@ from delg_training.models.resnet import ResNet
 from utils.paths import require_file
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+RUN_PREFIX = "model/"  # of the network's keys in the checkpoint of a training run
 SHOWN = 8  # names in an error message
 IMAGENET_FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -48,34 +49,30 @@ def open_checkpoint(path: str | Path) -> Any:
         raise ValueError(f"{path}.index is no readable TensorFlow checkpoint: {error}") from error
 
 
-def assign_from_checkpoint(
-    variables: dict[str, tf.Variable], path: str | Path, prefixes: tuple[str, ...] = ("", "model/")
-) -> None:
-    """Give each variable the tensor of its key; the checkpoint may hold more.
+def assign_from_checkpoint(variables: dict[str, tf.Variable], path: str | Path) -> None:
+    """Give each variable the tensor of its key (without suffix); the checkpoint may hold more.
 
-    The first prefix under which the first key is found holds for all. ValueError for absent keys or
-    other shapes; nothing is assigned then.
+    ValueError for absent keys or other shapes; nothing is assigned then.
     """
     reader = open_checkpoint(path)
     shapes = reader.get_variable_to_shape_map()
-    first = next(iter(variables))
-    prefix = next((p for p in prefixes if p + first + SUFFIX in shapes), prefixes[0])
-    keys = {name: prefix + name + SUFFIX for name in variables}
-    absent = [name for name, key in keys.items() if key not in shapes]
+    absent = [key for key in variables if key + SUFFIX not in shapes]
     if absent:
         raise ValueError(
-            f"{path} lacks {len(absent)} of {len(keys)} variables: {_shown(absent)}; it belongs to "
-            "a network with other options (DELF or DELG, use_autoencoder, width, depths)"
+            f"{path} lacks {len(absent)} of {len(variables)} variables: {_shown(absent)}; it "
+            "belongs to a network with other options (DELF or DELG, use_autoencoder, width, depths)"
         )
+    found = {key: list(shapes[key + SUFFIX]) for key in variables}
     other = [
-        f"{name} {list(shapes[key])}, expected {variables[name].shape.as_list()}"
-        for name, key in keys.items()
-        if list(shapes[key]) != variables[name].shape.as_list()
+        f"{key} {found[key]}, expected {variable.shape.as_list()}"
+        for key, variable in variables.items()
+        if found[key] != variable.shape.as_list()
     ]
     if other:
         raise ValueError(f"{path} holds other shapes: {_shown(other)}; check the model's options")
-    for name, variable in variables.items():
-        variable.assign(_read(reader, keys[name], path))
+    values = {key: _read(reader, key + SUFFIX, path) for key in variables}
+    for key, variable in variables.items():
+        variable.assign(values[key])
 
 
 def _read(reader: Any, key: str, path: str | Path) -> np.ndarray:
@@ -85,13 +82,21 @@ def _read(reader: Any, key: str, path: str | Path) -> np.ndarray:
         raise ValueError(f"{path} is damaged, {key} cannot be read: {error}") from error
 
 
+def holds_key(path: str | Path, key: str) -> bool:
+    """Whether the checkpoint has a variable of that key (without suffix)."""
+    return open_checkpoint(path).has_tensor(key + SUFFIX)
+
+
 def load_weights(model: tf.Module, path: str | Path) -> None:
     """All variables of `model` from a weights file or from the checkpoint of a training run.
 
     Loading is partial the other way round: what the file holds beyond the model (classifiers, an
     autoencoder, an optimiser) is left out.
     """
-    assign_from_checkpoint(dict(named_variables(model)), path)
+    variables = dict(named_variables(model))
+    of_run = holds_key(path, f"{RUN_PREFIX}{next(iter(variables))}")
+    prefix = RUN_PREFIX if of_run else ""
+    assign_from_checkpoint({prefix + key: value for key, value in variables.items()}, path)
 
 
 def save_weights(model: tf.Module, path: str | Path) -> None:
