@@ -81,7 +81,7 @@ class ResNet(tf.Module):
         strides = (1, 2, 2, 1 if block3_strides else 2)
         outputs = [width, *(4 * width * 2**block for block in range(4))]
         for block, (inside, outside) in enumerate(pairwise(outputs)):
-            for i, label in enumerate(self._labels(block + 1)):
+            for i, label in enumerate(self.labels(block + 1)):
                 first = i == 0
                 bottleneck = Bottleneck(
                     label,
@@ -107,12 +107,12 @@ class ResNet(tf.Module):
         """Channels of block4, 2048 in the ResNet-50."""
         return 32 * self.width
 
-    def _labels(self, block: int) -> list[str]:
+    def labels(self, block: int) -> list[str]:
         """`2a`, `2b`, `2c` for block 1: the published names count the stem as stage 1."""
         return [f"{block + 1}{LETTERS[i]}" for i in range(self.depths[block - 1])]
 
     def _run_block(self, block: int, x: tf.Tensor, training: bool) -> tf.Tensor:
-        for label in self._labels(block):
+        for label in self.labels(block):
             x = getattr(self, f"l{label}")(x, training)
         return x
 
