@@ -7,8 +7,8 @@ descriptors in float64, asked for the nearest of each query descriptor below the
 1000 trials of RANSAC one by one, each with a least-squares affine map of normalised points (a
 singular value decomposition) and the residuals of all matches. Ours: one matrix product finds
 candidates, float64 decides; all trials are one product. A leaner loop (the same trials, each a
-3 x 3 system) is timed too. All run in turns in this process with one thread (its processor time: other
-jobs on the machine count less), on pairs of which half have 30 % true matches and the others
+3 x 3 system) is timed too. All run in turns in this process with one thread (its processor time:
+other jobs on the machine count less), on pairs of which half have 30 % true matches and the others
 none; the trials are the same, matches and inliers must be identical. `opencv` is the fast
 estimator, which stops early: its inliers are compared by their number. Then 70 x 100 such pairs
 from files, for both protocols, on all cores.
