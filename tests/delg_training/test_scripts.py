@@ -1,4 +1,4 @@
-"""Every row script of the TensorFlow systems resolves, as tests/test_scripts.py has it for others."""
+"""Every row script of the TensorFlow systems resolves; tests/test_scripts.py has the others."""
 
 import re
 from itertools import pairwise
@@ -8,9 +8,15 @@ import pytest
 
 from delg_training.retrieval_rows import EXPECTED
 from tests.source_tree import ROOT
-from tests.test_scripts import FIRST_LINES, HEADER_KEYS, PYTHON_CALL, check_call, commands
+from tests.test_scripts import (
+    FIRST_LINES,
+    HEADER_KEYS,
+    PYTHON_CALL,
+    check_call,
+    commands,
+    recorded_calls,
+)
 from tests.test_scripts import all_scripts as scripts_of_other_systems
-from tests.test_scripts import recorded_calls, test_script_passes_options_on
 from utils.results import load_expected
 
 FOLDERS = {"delg_training/scripts": "/../..", "delg_scripts": "/.."}  # and the way to the root
@@ -64,7 +70,9 @@ def test_script_holds_no_logic_and_passes_options_on(script: Path, tmp_path: Pat
     for line in calls:
         assert line.startswith(PYTHON_CALL), line
         assert not re.search(r"[;|&`<>]|\$\(", line), f"logic in {line!r}"
-    test_script_passes_options_on(script, tmp_path)
+    for call in recorded_calls(script, tmp_path, "seed=7", "top word=a b"):
+        assert call[-2:] == ["seed=7", "top word=a b"]
+        assert "with" in call, "options would not reach sacred"
 
 
 @pytest.mark.parametrize("script", all_scripts(), ids=lambda path: path.stem)
