@@ -33,7 +33,7 @@ def script_name(kind: str, set_name: str, desc_name: str) -> str:
     if kind == "train":
         return "train_mini" if stem == "gldv2_mini" else f"train_{desc_name}"
     if stem == "mini_landmarks":
-        return f"eval_mini_{kind}"
+        return f"eval_mini_{kind}" if desc_name == "sift" else f"eval_{desc_name}_{kind}"
     return f"eval_{desc_name}_{SHORT.get(stem, stem)}_{kind}"
 
 
