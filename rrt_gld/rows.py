@@ -20,6 +20,7 @@ from utils.revisited import GroundTruth, evaluate_ranks
 
 EXPECTED = REPO_ROOT / "rrt_gld" / "expected.csv"
 PUBLISHED_TOP_K = 100  # the expected values of reranking hold for this head
+MINI_ROWS = {"sift": "eval_mini", "mini": "eval_mini_delg"}  # by the descriptors
 SHORT = {"oxford5k": "roxf", "paris6k": "rpar", "roxford": "roxf", "rparis": "rpar"}
 
 
@@ -33,7 +34,7 @@ def script_name(kind: str, set_name: str, desc_name: str) -> str:
     if kind == "train":
         return "train_mini" if stem == "gldv2_mini" else f"train_{desc_name}"
     if stem == "mini_landmarks":
-        return f"eval_mini_{kind}" if desc_name == "sift" else f"eval_{desc_name}_{kind}"
+        return f"{MINI_ROWS.get(desc_name, f'eval_mini_{desc_name}')}_{kind}"
     return f"eval_{desc_name}_{SHORT.get(stem, stem)}_{kind}"
 
 

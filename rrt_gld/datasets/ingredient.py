@@ -103,7 +103,7 @@ dataset_ingredient.add_named_config(
     MINI_TEST
     | {
         "name": "mini_landmarks",
-        "desc_name": "mini_delg",
+        "desc_name": "mini",
         "train_txt": TEST_TXT[0],
         "train_data_dir": "data/mini_landmarks",
         "sampler": "random",

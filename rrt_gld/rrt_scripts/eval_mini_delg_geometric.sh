@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Generated landmarks, row "Geometric verification, DELG": inliers of a homography.
 # Expected: nothing yet: not measured.
-# Needs:    data/mini_landmarks/delg_mini_delg/, the output of eval_mini_delg_global.sh.
+# Needs:    data/mini_landmarks/delg_mini/, the output of eval_mini_delg_global.sh.
 # Writes:   logs/eval_mini_delg_geometric/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
