@@ -23,7 +23,7 @@ ex = Experiment(
 
 @ex.config
 def config():
-    ckpt_path = "logs/delg_training/delf_weights"  # prefix of the weights that training wrote
+    ckpt_path = "logs/delg_training/delf_weights"  # prefix of the weights; None: untrained
     export_path = "logs/delg_training/delg_model"  # folder of the SavedModel; must not exist
     iou = 1.0  # largest overlap of two features' boxes; 1.0: all are kept
     seed = 0

@@ -39,7 +39,9 @@ def load_global_network(options: ModelOptions, ckpt_path: str | Path) -> Delf:
     return load_network(replace(options, block3_strides=True, use_autoencoder=False), ckpt_path)
 
 
-def load_whole_network(options: ModelOptions, ckpt_path: str | Path) -> Delf:
-    """The network for local features and global descriptors."""
+def load_whole_network(options: ModelOptions, ckpt_path: str | Path | None) -> Delf:
+    """The network for local features and global descriptors; `ckpt_path` None: untrained."""
+    if ckpt_path is None:
+        return build_model(options)
     check_kind(options, ckpt_path)
     return load_network(options, ckpt_path)
