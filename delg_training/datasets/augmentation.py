@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 ASPECT_RATIOS = (3.0 / 4.0, 4.0 / 3.0)  # width : height of the window
-AREAS = (0.08, 1.0)  # of the image
+MIN_CROP_AREA = 0.08  # of the image; at most all of it
 MIN_OBJECT_COVERED = 0.1
 MAX_ATTEMPTS = 100
 
@@ -28,7 +28,9 @@ def resize_bilinear(image: tf.Tensor, size: int) -> tf.Tensor:
     return tf.image.resize(image, (size, size), method="bilinear")
 
 
-def random_window(shape: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def random_window(
+    shape: tf.Tensor, seed: tf.Tensor, min_area: float = MIN_CROP_AREA
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Corner and size, (3,) int32 each, of a random window of an image of that (3,) shape.
 
     `seed`: (2,) integers; the same seed gives the same window. The whole image after 100 attempts.
@@ -39,16 +41,18 @@ def random_window(shape: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
         seed,
         min_object_covered=MIN_OBJECT_COVERED,
         aspect_ratio_range=ASPECT_RATIOS,
-        area_range=AREAS,
+        area_range=(min_area, 1.0),
         max_attempts=MAX_ATTEMPTS,
         use_image_if_no_bounding_boxes=True,
     )
     return begin, size
 
 
-def prepare_for_training(encoded: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+def prepare_for_training(
+    encoded: tf.Tensor, size: int, seed: tf.Tensor, min_area: float = MIN_CROP_AREA
+) -> tf.Tensor:
     """JPEG -> (size, size, 3): a random window, resized by area; no flip, no change of colour."""
-    begin, window = random_window(tf.image.extract_jpeg_shape(encoded), seed)
+    begin, window = random_window(tf.image.extract_jpeg_shape(encoded), seed, min_area)
     # decodes the window alone: the same pixels as a crop of the whole image
     corner = tf.stack([begin[0], begin[1], window[0], window[1]])
     crop = tf.image.decode_and_crop_jpeg(encoded, corner, channels=3)

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from delg_training.datasets.augmentation import prepare_for_training, prepare_for_validation
+from delg_training.datasets.augmentation import (
+    MIN_CROP_AREA,
+    prepare_for_training,
+    prepare_for_validation,
+)
 from delg_training.datasets.record_index import RecordIndex
 
 IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
@@ -25,6 +29,7 @@ class StreamOptions:
     image_size: int  # pixels, height and width
     num_classes: int
     use_augmentation: bool = True  # random crops; only of a training stream
+    min_crop_area: float = MIN_CROP_AREA  # of the image, smallest random crop
     shuffle_buffer: int = 100  # images; the set's size and more mix it fully
     seed: int = 0
 
@@ -39,6 +44,10 @@ class StreamOptions:
             raise ValueError(
                 f"dataset.image_size={self.image_size}, shuffle_buffer={self.shuffle_buffer}, "
                 f"num_classes={self.num_classes}: expected at least 5, 1 and 2"
+            )
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(
+                f"dataset.min_crop_area is {self.min_crop_area}, expected a share in (0, 1]"
             )
 
 
@@ -64,7 +73,7 @@ def parse_record(
     with tf.control_dependencies(checks):
         if training and options.use_augmentation:
             seed = tf.stack([tf.constant(options.seed, tf.int64), position])
-            image = prepare_for_training(encoded, options.image_size, seed)
+            image = prepare_for_training(encoded, options.image_size, seed, options.min_crop_area)
         else:
             image = prepare_for_validation(encoded, options.image_size)
     return tf.ensure_shape(image, (options.image_size, options.image_size, 3)), label

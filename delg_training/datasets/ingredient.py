@@ -19,6 +19,7 @@ def config():
     batch_size = 32  # images per step, over all replicas and machines
     image_size = 321  # pixels, height and width
     use_augmentation = True  # random crops in training
+    min_crop_area = 0.08  # share of the image that a random crop shows at least
     shuffle_buffer = 100  # images that the shuffling of the record order looks at
 
 
@@ -48,6 +49,7 @@ def stream_options(
     batch_size: int,
     image_size: int,
     use_augmentation: bool,
+    min_crop_area: float,
     shuffle_buffer: int,
 ) -> StreamOptions:
     """The configured options as plain values; `seed` is the experiment's."""
@@ -59,7 +61,13 @@ def stream_options(
             )
         num_classes = NUM_CLASSES[dataset_version]
     return StreamOptions(
-        batch_size, image_size, num_classes, use_augmentation, shuffle_buffer, seed
+        batch_size,
+        image_size,
+        num_classes,
+        use_augmentation,
+        float(min_crop_area),
+        shuffle_buffer,
+        seed,
     )
 
 
