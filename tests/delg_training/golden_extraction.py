@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,11 @@ from delg_training.models.export import PyramidModel
 from tests.delg_training.golden_models import golden_model
 
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-3}  # of the manifest, for forward outputs
+IMAGE = {"input_image": "uint8[None, None, 3]"}  # inputs of the published signatures
+FED = {"input_scales": "float32[None]"}
+LOCAL = {"input_max_feature_num": "int32[]", "input_abs_thres": "float32[]"}
+CHOICE = {"input_global_scales_ind": "int32[None]"}
+LOCAL_OUTPUTS = {"boxes", "features", "scales", "scores"}
 SWAP_GAP = 3e-4  # rows whose scores differ by less may come in either order
 
 
@@ -31,6 +37,18 @@ def call_eagerly(model: PyramidModel, *arguments: Any) -> dict[str, np.ndarray]:
     tensors = [tf.constant(argument) for argument in arguments]
     found = model.serve.python_function(*tensors)  # type: ignore[attr-defined]
     return {name: value.numpy() for name, value in found.items()}
+
+
+def load_signature(path: Path) -> Any:
+    """The function behind `serving_default`."""
+    return tf.saved_model.load(str(path)).signatures["serving_default"]
+
+
+def signature_of(function: Any) -> tuple[dict[str, str], set[str]]:
+    """Inputs with dtype and shape, and names of outputs."""
+    inputs = function.structured_input_signature[1]
+    described = {k: f"{v.dtype.name}{v.shape.as_list()}" for k, v in inputs.items()}
+    return described, set(function.structured_outputs)
 
 
 def align_rows(ours: np.ndarray, reference: np.ndarray, gap: float = SWAP_GAP) -> np.ndarray:
