@@ -1,6 +1,7 @@
 """Every row script of the TensorFlow systems resolves; tests/test_scripts.py has the others."""
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,9 +37,27 @@ NAMED = {
 }
 
 
+FURTHER = ("seed=7", "top word=a b")  # options that a user gives
+Calls = Callable[[Path], list[list[str]]]
+
+
 def all_scripts() -> list[Path]:
     found = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.sh"))
     return [path for path in found if path.stem not in DOWNLOADS]
+
+
+@pytest.fixture(scope="module")
+def calls_of(tmp_path_factory: pytest.TempPathFactory) -> Calls:
+    """Python calls of a script with further options behind it; it is started once."""
+    known: dict[Path, list[list[str]]] = {}
+
+    def recall(script: Path) -> list[list[str]]:
+        if script not in known:
+            folder = tmp_path_factory.mktemp(script.stem)
+            known[script] = recorded_calls(script, folder, *FURTHER)
+        return known[script]
+
+    return recall
 
 
 def folder_of(script: Path) -> str:
@@ -51,15 +70,15 @@ def log_folders(script: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("script", all_scripts(), ids=lambda path: path.stem)
-def test_options_of_script_exist(script: Path, tmp_path: Path) -> None:
-    calls = recorded_calls(script, tmp_path)
+def test_options_of_script_exist(script: Path, calls_of: Calls) -> None:
+    calls = calls_of(script)
     assert calls, "the script calls nothing"
     for call in calls:
-        check_call(call)
+        check_call(call[: -len(FURTHER)])
 
 
 @pytest.mark.parametrize("script", all_scripts(), ids=lambda path: path.stem)
-def test_script_holds_no_logic_and_passes_options_on(script: Path, tmp_path: Path) -> None:
+def test_script_holds_no_logic_and_passes_options_on(script: Path, calls_of: Calls) -> None:
     first, second, *calls = commands(script)
     way = FOLDERS[folder_of(script)]
     assert (first, second) == (
@@ -70,18 +89,18 @@ def test_script_holds_no_logic_and_passes_options_on(script: Path, tmp_path: Pat
     for line in calls:
         assert line.startswith(PYTHON_CALL), line
         assert not re.search(r"[;|&`<>]|\$\(", line), f"logic in {line!r}"
-    for call in recorded_calls(script, tmp_path, "seed=7", "top word=a b"):
-        assert call[-2:] == ["seed=7", "top word=a b"]
+    for call in calls_of(script):
+        assert tuple(call[-len(FURTHER) :]) == FURTHER
         assert "with" in call, "options would not reach sacred"
 
 
 @pytest.mark.parametrize("script", all_scripts(), ids=lambda path: path.stem)
-def test_header_says_what_is_needed_and_written(script: Path, tmp_path: Path) -> None:
+def test_header_says_what_is_needed_and_written(script: Path, calls_of: Calls) -> None:
     header = [line for line in script.read_text().splitlines() if line.startswith("#")][1:]
     for key in HEADER_KEYS:
         assert any(line.startswith(f"# {key}:") for line in header), f"no line '# {key}:'"
     written = " ".join(header).partition("Writes:")[2]
-    for call in recorded_calls(script, tmp_path):
+    for call in calls_of(script):
         for flag, folder in pairwise(call):
             if flag == "-F":
                 assert folder.startswith("logs/"), f"runs are written below logs/, not {folder}"
