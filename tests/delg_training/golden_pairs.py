@@ -9,6 +9,7 @@ from tests.golden_recipe import array, load_manifest
 from utils.descriptors import LocalFeatures
 
 SYSTEM, PREFIX, WIDTH = "delg", "golden", 40
+SIDE, NOISE = 500, 0.1  # spread of the locations, noise of planted descriptors
 MISC = load_manifest(SYSTEM, "misc.json")
 CASES = {case["name"]: case for case in MISC["matching"]}
 TRUE_MAP = np.array([[0.9, 0.2], [-0.15, 1.1]])
@@ -36,11 +37,11 @@ def golden_pair(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
     def numbers(part: str, *shape: int) -> np.ndarray:
         return array(f"{PREFIX}/{name}/{part}", shape).astype(np.float64)
 
-    locations = {side: 500 * np.abs(numbers(f"{side}l", n, 2)) for side, n in sizes.items()}
+    locations = {side: SIDE * np.abs(numbers(f"{side}l", n, 2)) for side, n in sizes.items()}
     descriptors = {"q": numbers("qd", sizes["q"], WIDTH), "i": numbers("id", sizes["i"], WIDTH)}
     mapped = locations["q"][:planted] @ TRUE_MAP.T + TRUE_SHIFT
     locations["i"][:planted] = mapped + numbers("noise", planted, 2)
-    noise = 0.1 * numbers("dn", planted, WIDTH)
+    noise = NOISE * numbers("dn", planted, WIDTH)
     descriptors["i"][:planted] = descriptors["q"][:planted] + noise
     query, index = (
         {"locations": locations[side], "descriptors": unit_rows(descriptors[side])}
@@ -59,11 +60,11 @@ def random_pair(n: int, planted: int, seed: int = 0) -> tuple[LocalFeatures, Loc
     """Two images of which the first `planted` features show the same under TRUE_MAP."""
     rng = np.random.default_rng(seed)
     query = {
-        "locations": rng.uniform(0, 500, (n, 2)),
+        "locations": rng.uniform(0, SIDE, (n, 2)),
         "descriptors": unit_rows(rng.standard_normal((n, WIDTH))),
     }
     index = {
-        "locations": rng.uniform(0, 500, (n, 2)),
+        "locations": rng.uniform(0, SIDE, (n, 2)),
         "descriptors": unit_rows(rng.standard_normal((n, WIDTH))),
     }
     index["locations"][:planted] = query["locations"][:planted] @ TRUE_MAP.T + TRUE_SHIFT

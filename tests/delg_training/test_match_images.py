@@ -11,7 +11,7 @@ from delg_training.match_pictures import draw_correspondences
 from tests.delg_training.golden_pairs import CASES, golden_pair, random_pair, to_features
 from utils.descriptors import LocalFeatures, write_local
 
-CASE = "m2"
+CASE = max(CASES, key=lambda name: CASES[name]["inliers_for_seed_0_to_4"][0])
 
 
 def write_inputs(folder: Path, first: LocalFeatures, second: LocalFeatures) -> dict[str, str]:
@@ -34,10 +34,14 @@ def test_inliers_are_counted_and_drawn(tmp_path):
     """Image 2 is the query of the reference case, image 1 its index image."""
     query, index = (to_features(side) for side in golden_pair(CASE))
     options = write_inputs(tmp_path, index, query)
-    threshold = CASES[CASE]["descriptor_matching_threshold"]
-    found = ex.run(config_updates={**options, "distance_threshold": threshold}).result
-    # by distance: one match more than by the case's ratio test, no other inlier
-    assert found == {"inliers": CASES[CASE]["inliers_for_seed_0_to_4"][0]}
+    case = CASES[CASE]
+    options |= {
+        "distance_threshold": case["descriptor_matching_threshold"],
+        "residual_threshold": case["residual_threshold"],
+        "use_ratio_test": case["use_ratio_test"],
+    }
+    found = ex.run(config_updates=options).result
+    assert found == {"inliers": case["inliers_for_seed_0_to_4"][0]}
     assert is_blue(tmp_path / "matched_images.png")
 
 
