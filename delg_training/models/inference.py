@@ -1,8 +1,10 @@
 """The network as it is exported: without training, without batch normalisation, less work.
 
 A normalisation behind a convolution is a factor and an offset per channel, and moves into kernel
-and bias. Where block3 ends with every second row and column, its last bottleneck computes only
-these. block4 and the head are a call of their own: only levels with a global descriptor need them.
+and bias. Blocks 2 and 3 begin with 1x1 convolutions of stride 2, which look at every second row and
+column: the last bottleneck of the block before computes only these (and that of block3, where it
+ends with a subsampling). block4 and the head are a call of their own: only levels with a global
+descriptor need them.
 The outputs are those of `Delf.forward` up to rounding.
 """
 
@@ -12,14 +14,16 @@ import tensorflow as tf
 from delg_training.models.delf import Delf
 from delg_training.models.layers import BN_EPSILON, BatchNorm, Conv
 from delg_training.models.pooling import average_pool, gem_pool
-from delg_training.models.resnet import Bottleneck
+from delg_training.models.resnet import Bottleneck, ResNet
 
 
 class FusedConv(tf.Module):
     """Convolution with bias that contains the batch normalisation behind it."""
 
-    def __init__(self, conv: Conv, norm: BatchNorm | None = None, subsample: bool = False) -> None:
-        """`subsample`: only every second row and column of what the two would give."""
+    def __init__(
+        self, conv: Conv, norm: BatchNorm | None = None, stride: int | None = None
+    ) -> None:
+        """`stride`: other than the trained one; of what that gives, every n-th row and column."""
         super().__init__(name=conv.name)
         kernel, bias = conv.kernel.numpy().astype(np.float64), conv.bias.numpy().astype(np.float64)
         if norm is not None:
@@ -28,10 +32,10 @@ class FusedConv(tf.Module):
             kernel, bias = kernel * factor, (bias - mean) * factor + norm.beta.numpy()
         self.kernel = tf.Variable(kernel.astype(np.float32), trainable=False, name="kernel")
         self.bias = tf.Variable(bias.astype(np.float32), trainable=False, name="bias")
-        self.stride = conv.stride * (2 if subsample else 1)
+        self.stride = conv.stride if stride is None else stride
         self.padding: str | list[list[int]] = "SAME"
-        if subsample and conv.kernel.shape[0] > 1:  # SAME would lay its border by the new stride
-            assert conv.stride == 1
+        if self.stride > conv.stride and conv.kernel.shape[0] > 1:
+            # SAME would lay the border by the new stride, the trained one puts it on both sides
             border = int(conv.kernel.shape[0]) // 2
             self.padding = [[0, 0], [border, border], [border, border], [0, 0]]
 
@@ -43,16 +47,21 @@ class FusedConv(tf.Module):
 class FusedBottleneck(tf.Module):
     """A bottleneck of fused convolutions."""
 
-    def __init__(self, block: Bottleneck, subsample: bool = False) -> None:
-        """`subsample`: only every second row and column of the output."""
+    def __init__(self, block: Bottleneck, take: int = 1, taken: int = 1) -> None:
+        """`take`: compute only every n-th row and column of the output.
+
+        `taken`: of the input the same was done already, which its own stride would do.
+        """
         super().__init__(name=block.name)
-        self.conv2a = FusedConv(block.conv2a, block.bn2a)
-        self.conv2b = FusedConv(block.conv2b, block.bn2b, subsample)
+        stride = block.conv2a.stride // taken
+        self.conv2a = FusedConv(block.conv2a, block.bn2a, stride)
+        self.conv2b = FusedConv(block.conv2b, block.bn2b, take)
         self.conv2c = FusedConv(block.conv2c, block.bn2c)
-        self.step = 2 if subsample else 1
+        self.take = take
         self.conv_shortcut: FusedConv | None = None
         if block.project:
-            self.conv_shortcut = FusedConv(block.conv_shortcut, block.bn_shortcut, subsample)
+            shortcut = block.conv_shortcut, block.bn_shortcut
+            self.conv_shortcut = FusedConv(*shortcut, stride * take)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """(B, H, W, in) -> (B, h, w, out)."""
@@ -60,7 +69,22 @@ class FusedBottleneck(tf.Module):
         y = self.conv2c(tf.nn.relu(self.conv2b(y)))
         if self.conv_shortcut is not None:
             return tf.nn.relu(y + self.conv_shortcut(x))
-        return tf.nn.relu(y + x[:, :: self.step, :: self.step])
+        return tf.nn.relu(y + x[:, :: self.take, :: self.take])
+
+
+def _fuse_block(
+    backbone: ResNet, block: int, take: int = 1, taken: int = 1
+) -> list[FusedBottleneck]:
+    """`take`: what the last bottleneck leaves out; `taken`: what the block before did."""
+    labels = backbone.labels(block)
+    return [
+        FusedBottleneck(
+            getattr(backbone, f"l{label}"),
+            take if label == labels[-1] else 1,
+            taken if label == labels[0] else 1,
+        )
+        for label in labels
+    ]
 
 
 class InferenceNetwork(tf.Module):
@@ -70,20 +94,17 @@ class InferenceNetwork(tf.Module):
         """`with_local`, `with_global`: leave the other branch's weights out."""
         super().__init__(name="network")
         backbone = model.backbone
-        last = backbone.labels(3)[-1] if backbone.block3_strides else None
         self.stride = 32 if backbone.block3_strides else 16  # pixels between cells of block3
         self.conv1 = FusedConv(backbone.conv1, backbone.bn_conv1)
         self.to_3 = [
-            FusedBottleneck(getattr(backbone, f"l{label}"), label == last)
-            for block in (1, 2, 3)
-            for label in backbone.labels(block)
+            *_fuse_block(backbone, 1, take=2),
+            *_fuse_block(backbone, 2, take=2, taken=2),
+            *_fuse_block(backbone, 3, take=2 if backbone.block3_strides else 1, taken=2),
         ]
         self.gem_power = backbone.gem_power
         self.global_channels = 0  # E
         if with_global:
-            self.to_4 = [
-                FusedBottleneck(getattr(backbone, f"l{label}")) for label in backbone.labels(4)
-            ]
+            self.to_4 = _fuse_block(backbone, 4)
             self.global_channels = backbone.block4_channels
             self.whitening = backbone.embedding_layer
             if self.whitening is not None:
