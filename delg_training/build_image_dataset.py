@@ -38,12 +38,13 @@ def config():
 @ex.named_config
 def mini():
     """The generated landmarks of data/make_mini.py."""
-    train_directory = "data/mini_gldv2/train/*/*/*/"
-    output_directory = "data/mini_gldv2/tfrecord"
-    train_csv_path = "data/mini_gldv2/train.csv"
-    train_clean_csv_path = "data/mini_gldv2/train_clean.csv"
+    train_directory = "data/delg_landmarks/mini_gldv2/train/*/*/*/"
+    output_directory = "data/delg_landmarks/mini_gldv2/tfrecord"
+    train_csv_path = "data/delg_landmarks/mini_gldv2/train.csv"
+    train_clean_csv_path = "data/delg_landmarks/mini_gldv2/train_clean.csv"
     num_shards = 8
     generate_train_validation_splits = True
+    validation_split_size = 0.1
 
 
 @ex.automain

@@ -64,12 +64,13 @@ def config():
 @ex.named_config
 def mini():
     """Generated landmarks on two cores: with dataset.mini and model.delg_mini."""
-    initial_lr = 0.1
-    max_iters = 4000
-    warmup_steps = 200
-    report_every = 50
-    validate_every = 500
-    checkpoint_every = 250
+    initial_lr = 0.15
+    max_iters = 10000
+    warmup_steps = 100
+    reconstruction_loss_weight = 1.0
+    report_every = 100
+    validate_every = 1000
+    checkpoint_every = 500
     guard_steps = 1000
 
 

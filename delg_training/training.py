@@ -95,7 +95,9 @@ class Trainer:
         clipped, norm = tf.clip_by_global_norm(gradients, self.options.clip_norm)
         self.optimizer.apply_gradients(clipped)
         losses = tf.stack(list(forward.losses))
-        return StepResult(losses, forward.correct, norm, stop, observe(forward, wanted))
+        # a copy: what is the same object in all replicas cannot be summed over them
+        asked = tf.identity(stop)
+        return StepResult(losses, forward.correct, norm, asked, observe(forward, wanted))
 
     def _train_step(
         self, images: tf.Tensor, labels: tf.Tensor, wanted: tf.Tensor, stop: tf.Tensor

@@ -138,7 +138,7 @@ class TrainingRun:
     @property
     def step(self) -> int:
         """Updates done."""
-        return int(self.trainer.optimizer.iter)
+        return int(self.trainer.optimizer.iter.read_value())
 
     def run(self) -> dict[str, float]:
         """Train; returns the last means of the losses and accuracies, fractions.
@@ -227,7 +227,7 @@ class TrainingRun:
         }
         self._record(values, step)
         if hasattr(self.trainer.model, "scale_factor"):
-            scale = float(self.trainer.model.scale_factor)
+            scale = float(self.trainer.model.scale_factor.read_value())
             self.summaries.scalars({"desc/scale_factor": scale}, step)
         if step % options.report_every == 0:
             first = self.trainer.strategy.experimental_local_results(images)[0]

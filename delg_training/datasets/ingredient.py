@@ -30,12 +30,13 @@ for version in NUM_CLASSES:
 dataset_ingredient.add_named_config(
     "mini",
     {
-        "train_file_pattern": "data/mini_gldv2/tfrecord/train*",
-        "validation_file_pattern": "data/mini_gldv2/tfrecord/validation*",
+        "train_file_pattern": "data/delg_landmarks/mini_gldv2/tfrecord/train*",
+        "validation_file_pattern": "data/delg_landmarks/mini_gldv2/tfrecord/validation*",
         "dataset_version": "mini",
-        "num_classes": 6000,
+        "num_classes": 1500,
         "batch_size": 64,
-        "image_size": 113,
+        "image_size": 97,
+        "min_crop_area": 0.3,
         "shuffle_buffer": 100000,
     },
 )

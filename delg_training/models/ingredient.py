@@ -33,11 +33,12 @@ model_ingredient.add_named_config(
     {
         "delg_global_features": True,
         "block3_strides": False,
-        "width": 16,
-        "depths": [2, 2, 2, 1],
+        "width": 24,
+        "depths": [1, 1, 2, 1],
         "autoencoder_dimensions": 64,
         "delg_embedding_layer_dim": 128,
-        "delg_scale_factor_init": 20.0,
+        "delg_scale_factor_init": 12.0,
+        "delg_arcface_margin": 0.05,
     },
 )
 

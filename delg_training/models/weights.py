@@ -45,7 +45,7 @@ def open_checkpoint(path: str | Path) -> Any:
     )
     try:
         return tf.train.load_checkpoint(str(path))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path}.index is no readable TensorFlow checkpoint: {error}") from error
 
 
@@ -78,7 +78,7 @@ def assign_from_checkpoint(variables: dict[str, tf.Variable], path: str | Path) 
 def _read(reader: Any, key: str, path: str | Path) -> np.ndarray:
     try:
         return reader.get_tensor(key)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} is damaged, {key} cannot be read: {error}") from error
 
 
