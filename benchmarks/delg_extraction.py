@@ -62,7 +62,12 @@ def make_straightforward(network):
     def extract(image, scales, max_feature_num, threshold, global_indices):
         normalised = normalise_image(image)
         sizes, count = level_sizes(image, scales), tf.shape(scales)[0]
-        widths = {"boxes": [4], "features": [None], "scales": [], "scores": []}
+        widths: dict[str, list[int | None]] = {
+            "boxes": [4],
+            "features": [None],
+            "scales": [],
+            "scores": [],
+        }
         rows = {
             name: tf.TensorArray(tf.float32, count, infer_shape=False, element_shape=[None, *width])
             for name, width in widths.items()

@@ -32,32 +32,37 @@ for name in "$@"; do
     }
 done
 
+# a part of an earlier try is gone on with; a whole archive that cannot be unpacked is thrown away
+fetch() {
+    [ -f "$2" ] && return
+    curl --fail --location --retry 3 --continue-at - --output "$2.part" "$1" && mv "$2.part" "$2"
+}
+
+# an archive holds one folder of its name, or the files of the model themselves
+unpack() {
+    local folder="parameters/.$1"
+    rm -rf "$folder" && mkdir "$folder" || return
+    if ! tar -xzf "$2" -C "$folder" --no-same-owner; then
+        rm -rf "$folder" "$2"
+        return 1
+    fi
+    if [ -d "$folder/$1" ]; then
+        mv "$folder/$1" "parameters/$1" && rm -rf "$folder" "$2"
+    else
+        mv "$folder" "parameters/$1" && rm -f "$2"
+    fi
+}
+
 mkdir -p parameters
 failed=()
 for name in "$@"; do
     if [ -d "parameters/$name" ]; then
         printf '%s is there already\n' "$name"
-        continue
-    fi
-    archive="parameters/$name.tar.gz"
-    rm -rf "parameters/.$name"
-    mkdir "parameters/.$name"
-    # a part of an earlier try is gone on with; tar refuses names that lead outside of the folder
-    if curl --fail --location --retry 3 --continue-at - --output "$archive.part" \
-        "$BASE/$name.tar.gz" &&
-        tar -xzf "$archive.part" -C "parameters/.$name" --no-same-owner; then
-        # an archive holds one folder of its name, or the files of the model themselves
-        if [ -d "parameters/.$name/$name" ]; then
-            mv "parameters/.$name/$name" "parameters/$name"
-            rm -rf "parameters/.$name"
-        else
-            mv "parameters/.$name" "parameters/$name"
-        fi
-        rm -f "$archive.part"
-        printf '%s: parameters/%s\n' "$BASE/$name.tar.gz" "$name"
+    elif fetch "$BASE/$name.tar.gz" "parameters/$name.tar.gz" &&
+        unpack "$name" "parameters/$name.tar.gz"; then
+        printf '%s: delg_scripts/parameters/%s\n' "$BASE/$name.tar.gz" "$name"
     else
         failed+=("$name")
-        rm -rf "parameters/.$name"
     fi
 done
 if [ "${#failed[@]}" -gt 0 ]; then

@@ -23,12 +23,12 @@ ex = Experiment(
 
 @ex.config
 def config():
-    ckpt_path = "logs/delg_training/delf_weights"  # prefix of the weights that training wrote
+    ckpt_path = "logs/delg_training/delf_weights"  # prefix of a checkpoint; None: fresh weights
     export_path = "logs/delg_training/global_model"  # folder of the SavedModel; must not exist
     input_scales_list = None  # scales fixed in the model; None: it is fed scales and their choice
     multi_scale_pool_type = None  # None: a row per scale; average or sum: one vector for all
     normalize_global_descriptor = False  # to unit length, after pooling
-    seed = 0
+    seed = 0  # of fresh weights
 
 
 @ex.named_config
@@ -41,10 +41,10 @@ def kaggle():
 @ex.automain
 def main(
     ckpt_path, export_path, input_scales_list, multi_scale_pool_type, normalize_global_descriptor,
-    _config, _log,
+    seed, _config, _log,
 ):  # fmt: skip
     check_export_path(export_path)
-    network = load_global_network(model_options(), ckpt_path)
+    network = load_global_network(model_options(), ckpt_path, seed)
     exported = GlobalModel(
         network, input_scales_list, multi_scale_pool_type, normalize_global_descriptor
     )

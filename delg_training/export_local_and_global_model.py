@@ -23,15 +23,15 @@ ex = Experiment(
 
 @ex.config
 def config():
-    ckpt_path = "logs/delg_training/delf_weights"  # prefix of the weights; None: untrained
+    ckpt_path = "logs/delg_training/delf_weights"  # prefix of a checkpoint; None: fresh weights
     export_path = "logs/delg_training/delg_model"  # folder of the SavedModel; must not exist
     iou = 1.0  # largest overlap of two features' boxes; 1.0: all are kept
-    seed = 0
+    seed = 0  # of fresh weights
 
 
 @ex.automain
-def main(ckpt_path, export_path, iou, _config, _log):
+def main(ckpt_path, export_path, iou, seed, _config, _log):
     check_export_path(export_path)
-    network = load_whole_network(model_options(), ckpt_path)
+    network = load_whole_network(model_options(), ckpt_path, seed)
     save_model(LocalAndGlobalModel(network, iou), export_path, _config)
     _log.info("%s holds local and global features of %s", export_path, ckpt_path)

@@ -25,9 +25,8 @@ logger = logging.getLogger(__name__)
 RECORD = "extracted.json"  # in the folder of features: what they were made from
 AHEAD = 3  # pictures that are ready or being read, per thread
 SHOWN = 5  # names in an error message
-LAUNCHERS = (  # number and count of the processes of one job
+LAUNCHERS = (  # number and count of the processes that run one command: torchrun's, srun's
     ("RANK", "WORLD_SIZE"),
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
     ("SLURM_PROCID", "SLURM_NTASKS"),
 )
 
@@ -69,15 +68,17 @@ class Shard:
 
 
 def make_shard(shard: int | None, num_shards: int | None) -> Shard:
-    """The shard of the options; without them the one that a launcher or job array tells."""
+    """The shard of the options; without them the one that a launcher of n processes tells.
+
+    The tasks of a job array may be anything (one script each, say): they give the options.
+    """
     if shard is not None or num_shards is not None:
         if shard is None or num_shards is None:
             raise ValueError("give both shard and num_shards, or neither")
         return Shard(shard, num_shards)
     for index, count in LAUNCHERS:
         if index in os.environ and count in os.environ:
-            first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", 0)) if "ARRAY" in index else 0
-            return Shard(int(os.environ[index]) - first, int(os.environ[count]))
+            return Shard(int(os.environ[index]), int(os.environ[count]))
     return Shard()
 
 
@@ -249,6 +250,7 @@ def extract_pictures(
     naming(config, "", folder)
     check_record(folder, describe(config), overwrite)
     own = shard.take(pictures)
+    logger.info("shard %d of %d: %d pictures", shard.index, shard.count, len(own))
     files = {picture.stem: naming(config, picture.stem, folder) for picture in own}
     todo = [p for p in own if overwrite or not all(file.is_file() for file in files[p.stem])]
     outcome = Outcome(0, len(own) - len(todo), [], [], [])

@@ -21,7 +21,7 @@ def attention_grid(
 
     `pixels`: (H, W, 3) uint8. ValueError when the level has no cells.
     """
-    outputs = model(pixels, np.float32([scale]), ALL_CELLS, 0.0, np.zeros(1, np.int32))
+    outputs = model(pixels, np.array([scale], np.float32), ALL_CELLS, 0.0, np.zeros(1, np.int32))
     if not len(outputs.scores):
         raise ValueError(
             f"a picture of {pixels.shape[0]} x {pixels.shape[1]} pixels has no cells at scale "

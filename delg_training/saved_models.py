@@ -7,12 +7,13 @@ between tensors known by name.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from delg_training.delf_config import DelfConfig
+from utils.paths import require_file
 
 SIGNATURE = "serving_default"
 GRAPH_FILE = "saved_model.pb"
@@ -106,14 +107,19 @@ class _LoadedModel:
         )
 
 
+def require_model(model_path: str | Path) -> Path:
+    """The folder of a SavedModel; FileNotFoundError says where to get one."""
+    require_file(
+        Path(model_path) / GRAPH_FILE,
+        "model_path names the folder of a SavedModel: download a released one "
+        "(delg_scripts/download_models.sh) or export your own",
+    )
+    return Path(model_path)
+
+
 def load_model(config: DelfConfig) -> Model:
     """The model of the configuration; errors name what is missing and what is there instead."""
-    folder = Path(config.model_path)
-    if not (folder / GRAPH_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder / GRAPH_FILE} does not exist; model_path names the folder of a SavedModel: "
-            "download a released one (delg_scripts/download_models.sh) or export your own"
-        )
+    folder = require_model(config.model_path)
     try:
         loaded = tf.saved_model.load(str(folder))
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, KeyError) as error:
@@ -121,7 +127,7 @@ def load_model(config: DelfConfig) -> Model:
     return _tf2_model(loaded, config) if config.is_tf2_exported else _tf1_model(loaded, config)
 
 
-def _tf2_model(loaded: object, config: DelfConfig) -> Model:
+def _tf2_model(loaded: Any, config: DelfConfig) -> Model:
     signatures = getattr(loaded, "signatures", {})
     if SIGNATURE not in signatures:
         raise ValueError(
@@ -143,13 +149,13 @@ def _tf2_model(loaded: object, config: DelfConfig) -> Model:
     return _LoadedModel(loaded, lambda feeds: function(**feeds), inputs)
 
 
-def _tf1_model(loaded: object, config: DelfConfig) -> Model:
+def _tf1_model(loaded: Any, config: DelfConfig) -> Model:
     inputs, outputs = wanted_inputs(config), wanted_outputs(config)
     if not hasattr(loaded, "prune"):
         raise ValueError(
             f"{config.model_path} was exported by TensorFlow 2: set is_tf2_exported: true"
         )
-    graph = loaded.graph  # type: ignore[attr-defined]
+    graph = loaded.graph
     operations = {operation.name for operation in graph.get_operations()}
     absent = [name for name in (*inputs, *outputs) if name not in operations]
     if absent:
@@ -159,9 +165,7 @@ def _tf1_model(loaded: object, config: DelfConfig) -> Model:
             f"{config.use_global_features}) needs; an export of TensorFlow 2 needs "
             "is_tf2_exported: true"
         )
-    function = loaded.prune(  # type: ignore[attr-defined]
-        [f"{name}:0" for name in inputs], [f"{name}:0" for name in outputs]
-    )
+    function = loaded.prune([f"{name}:0" for name in inputs], [f"{name}:0" for name in outputs])
     return _LoadedModel(
         loaded,
         lambda feeds: dict(zip(outputs, function(*(feeds[name] for name in inputs)), strict=True)),
@@ -172,7 +176,7 @@ def _tf1_model(loaded: object, config: DelfConfig) -> Model:
 def fingerprint_model(model_path: str | Path) -> str:
     """Short hash of the SavedModel's graph and weights, for records."""
     digest = hashlib.sha256()
-    folder = Path(model_path)
+    folder = require_model(model_path)
     for path in sorted([folder / GRAPH_FILE, *folder.glob("variables/variables.*")]):
         with open(path, "rb") as file:
             while block := file.read(BLOCK):

@@ -128,7 +128,8 @@ def fitting_levels(
     """Scales, sizes and flags of the levels that are large enough for the network."""
     sizes = level_sizes(image, scales)
     fits = tf.reduce_min(sizes, axis=1) >= MIN_SIDE
-    return tuple(tf.boolean_mask(part, fits) for part in (scales, sizes, is_global))  # type: ignore[return-value]
+    kept = [tf.boolean_mask(part, fits) for part in (scales, sizes, is_global)]
+    return kept[0], kept[1], kept[2]
 
 
 def chosen_levels(scales: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:

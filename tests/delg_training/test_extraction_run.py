@@ -11,6 +11,7 @@ from PIL import Image
 
 from delg_scripts import extract_features_gld, extract_features_revisited
 from delg_training import (
+    experiment,
     export_global_model,
     export_local_and_global_model,
     export_local_model,
@@ -19,6 +20,7 @@ from delg_training import (
     measure_latency,
 )
 from delg_training.delf_config import DelfConfig, load_delf_config
+from delg_training.exporting import load_network
 from delg_training.extraction import Extractor, Features
 from delg_training.extraction_run import (
     IncompleteExtractionError,
@@ -37,7 +39,7 @@ from delg_training.heat_map import attention_grid, blend, spread
 from delg_training.image_loading import LoadedImage, load_image
 from delg_training.latency import measure_seconds, pack_bits
 from delg_training.models.delg import ModelOptions, build_model
-from delg_training.models.weights import load_weights, named_variables, save_weights
+from delg_training.models.weights import load_weights
 from delg_training.picture_lists import list_landmarks, list_paths, list_revisited
 from delg_training.saved_models import ModelOutputs
 from tests.delg_training.golden_extraction import (
@@ -50,6 +52,7 @@ from tests.delg_training.golden_extraction import (
     signature_of,
 )
 from tests.delg_training.golden_models import image
+from tests.delg_training.tiny_sets import NUM_CLASSES, pack_tiny_set
 from utils.descriptors import LocalFeatures, read_global, read_local
 
 NETWORK = {
@@ -65,16 +68,19 @@ delf_global_config {{ use_pca: false }}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a small DELG network as training leaves them, classifiers and all."""
-    options = ModelOptions(**NETWORK, local_feature_map_channels=32)  # type: ignore[arg-type]
-    network = build_model(options, num_classes=3)
-    rng = np.random.default_rng(1)
-    for name, variable in named_variables(network):
-        if name.endswith(("bias", "beta", "moving_mean")):
-            variable.assign(rng.normal(0, 0.3, variable.shape))
-    path = tmp_path_factory.mktemp("run") / "delf_weights"
-    save_weights(network, path)
-    return path
+    """What a short training of a small DELG network leaves, classifiers and all."""
+    folder = tmp_path_factory.mktemp("run")
+    dataset = {
+        "train_file_pattern": pack_tiny_set(folder), "validation_file_pattern": None,
+        "num_classes": NUM_CLASSES, "batch_size": 4, "image_size": 33,
+    }  # fmt: skip
+    experiment.ex.run(
+        config_updates={
+            "logdir": str(folder), "max_iters": 3, "initial_lr": 0.05, "model": NETWORK,
+            "dataset": dataset,
+        }
+    )  # fmt: skip
+    return folder / "delf_weights"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +114,7 @@ def save_pictures(folder: Path, count: int) -> list[Picture]:
 def test_exported_model_gives_the_features_of_the_network(
     weights: Path, extractor: Extractor
 ) -> None:
-    """Weights -> export -> extraction: what the trained network itself says of the picture."""
+    """Training -> export -> extraction: what the trained network itself says of the picture."""
     pixels = image("round/trip", 60, 70)
     features = extractor(LoadedImage(pixels, (1.0, 1.0)))
     options = ModelOptions(**NETWORK, local_feature_map_channels=32)  # type: ignore[arg-type]
@@ -146,6 +152,14 @@ def test_exporters_refuse_what_would_mislead(weights: Path, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="exists already"):
         export_local_model.ex.run(config_updates=updates | {"export_path": str(tmp_path)})
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_fresh_weights_are_those_that_training_starts_from() -> None:
+    options = ModelOptions(**NETWORK, local_feature_map_channels=32)  # type: ignore[arg-type]
+    fresh, start = load_network(options, None, seed=3), build_model(options, NUM_CLASSES, seed=3)
+    np.testing.assert_array_equal(fresh.attention.conv1.kernel, start.attention.conv1.kernel)
+    other = load_network(options, None, seed=4)
+    assert not np.allclose(other.attention.conv1.kernel, start.attention.conv1.kernel)
 
 
 def test_kaggle_form_and_local_form_are_exported(weights: Path, tmp_path: Path) -> None:
@@ -281,15 +295,14 @@ def test_shards_share_the_pictures_without_overlap(
     [
         ({}, Shard()),
         ({"RANK": "2", "WORLD_SIZE": "4"}, Shard(2, 4)),
-        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "4"},
-         Shard(1, 3)),
+        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "8"}, Shard()),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, Shard(1, 2)),
     ],
 )  # fmt: skip
 def test_shard_comes_from_the_launcher_unless_it_is_given(
     environment: dict[str, str], expected: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID", "SLURM_PROCID"):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
