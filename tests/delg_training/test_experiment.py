@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from delg_training import experiment, training_run
 from delg_training.guard import Guard, TrainingDivergedError, Window
-from delg_training.models.weights import SUFFIX, named_variables
+from delg_training.models.weights import SUFFIX
 from delg_training.strategies import is_chief, make_strategy, observe_chief_only
 from delg_training.summaries import Summaries, attention_pictures
 from delg_training.training import Observation
-from tests.delg_training.tiny_sets import NUM_CLASSES, TINY_CONFIG, pack_tiny_set, tiny_model
+from tests.delg_training.tiny_sets import NUM_CLASSES, TINY_CONFIG, pack_tiny_set
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +126,10 @@ def test_other_options_do_not_go_on_silently(
         run(pattern, whole[0], initial_lr=0.1)
 
 
-def test_two_replicas_train_like_one(
+def test_run_of_two_replicas_ends_like_one(
     pattern: str, tmp_path: Path, whole: tuple[Path, dict[str, float]]
 ) -> None:
-    """Same images and learning; batch statistics, clipping and recon are those of each replica."""
+    """That its steps are the same is shown in test_training.py."""
     devices = tf.config.list_logical_devices("CPU")
     assert len(devices) == 2, "conftest.py splits the CPU in two"
     result = run(pattern, tmp_path, devices=["CPU:0", "CPU:1"])
@@ -137,10 +137,6 @@ def test_two_replicas_train_like_one(
     ours, single = tensors(tmp_path / "delf_weights"), tensors(whole[0] / "delf_weights")
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in single.items()}
     assert all(np.isfinite(value).all() for value in ours.values())
-    # its classifier starts from the same weights and sees the same images in the same order
-    start = dict(named_variables(tiny_model()))["attn_classification/kernel"].numpy()
-    moved = [w["attn_classification/kernel" + SUFFIX] - start for w in (ours, single)]
-    assert np.corrcoef(moved[0].ravel(), moved[1].ravel())[0, 1] > 0.95
 
 
 def events(logdir: Path) -> Iterator[tuple[str, int, Any]]:

@@ -1,12 +1,16 @@
 """Steps of training against the reference; distributed steps against those of one replica."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from delg_training.models.delf import Delf
+from delg_training.models.delg import Delg
+from delg_training.models.layers import BatchNorm
+from delg_training.models.resnet import ResNet
 from delg_training.models.weights import named_variables
 from delg_training.optimisation import Momentum, learning_rate
 from delg_training.training import StepOptions, StepResult, Trainer
@@ -135,3 +139,70 @@ def test_momentum_adds_up_past_gradients() -> None:
         values.append(float(model.w[0]))
     assert values == pytest.approx([-0.5, -1.45])
     assert math.isclose(float(optimizer.momentum.w[0]), -0.95, rel_tol=1e-6)
+
+
+class WithoutBatchStatistics(Delg):
+    """Norms use their moving averages in training too: no image depends on its neighbours."""
+
+    def forward(self, images: tf.Tensor, training: bool = False) -> Any:
+        return super().forward(images, training=False)
+
+
+def train_tiny(strategy: tf.distribute.Strategy) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Losses of three steps of four images on all replicas together, weights at the end."""
+    random = np.random.default_rng(0)
+    images = random.uniform(-1, 1, (3, 4, 33, 33, 3)).astype(np.float32)
+    labels = random.integers(0, 3, (3, 4))
+    with strategy.scope():
+        backbone = ResNet(True, 3.0, 8, width=2, depths=(1, 1, 1, 1))
+        model = WithoutBatchStatistics(backbone, 3, None)
+        optimizer = Momentum(model, lambda step: learning_rate(step, 0.1, 10))
+    # clipping and the reconstruction's mean are those of each replica: left out here
+    trainer = Trainer(model, optimizer, StepOptions(4, clip_norm=1e9), strategy)
+    share = 4 // strategy.num_replicas_in_sync
+
+    def part(values: np.ndarray) -> Any:
+        def of(context: Any) -> tf.Tensor:
+            first = share * context.replica_id_in_sync_group
+            return tf.constant(values[first : first + share])
+
+        return strategy.experimental_distribute_values_from_function(of)
+
+    losses = []
+    for x, y in zip(images, labels, strict=True):
+        result = trainer.train_step(part(x), part(y), tf.constant(True), tf.constant([1.0, 0.0]))
+        losses.append(result.losses.numpy())
+        assert result.stop.numpy().tolist() == [strategy.num_replicas_in_sync, 0]
+    trainer.synchronise_statistics()
+    return losses, {name: v.read_value().numpy() for name, v in named_variables(model)}
+
+
+def test_two_replicas_make_the_steps_of_one() -> None:
+    losses, weights = train_tiny(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    expected_losses, expected = train_tiny(tf.distribute.get_strategy())
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(weights[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_moving_averages_are_the_mean_of_the_replicas() -> None:
+    """1 and 3 in the replicas: 2 is read from outside, and after synchronising also within."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        norm = BatchNorm("norm", 1)
+
+    def within(function: Any) -> list[float]:
+        values = strategy.run(tf.function(function))
+        return [float(v) for v in strategy.experimental_local_results(values)]
+
+    def set_own() -> tf.Tensor:
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        norm.moving_mean.assign([1.0 + 2.0 * tf.cast(number, tf.float32)])
+        return norm.moving_mean[0]
+
+    assert within(set_own) == [1, 3]
+    assert norm.moving_mean.read_value().numpy().tolist() == [2]
+    root = tf.Module()
+    root.norm = norm
+    Trainer(root, None, StepOptions(2), strategy).synchronise_statistics()  # type: ignore[arg-type]
+    assert within(lambda: tf.identity(norm.moving_mean)[0]) == [2, 2]
