@@ -16,7 +16,8 @@ usage() {
 }
 
 check_count() { # value, largest
-    [[ "$1" =~ ^[0-9]+$ ]] && ((10#$1 <= $2)) || usage
+    [[ "$1" =~ ^[0-9]+$ ]] || usage
+    ((10#$1 <= $2)) || usage
 }
 
 md5_of() { # file: its checksum, with the tool of Linux or macOS
