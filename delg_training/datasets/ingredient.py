@@ -36,7 +36,7 @@ dataset_ingredient.add_named_config(
         "num_classes": 1500,
         "batch_size": 64,
         "image_size": 97,
-        "min_crop_area": 0.3,
+        "min_crop_area": 0.5,
         "shuffle_buffer": 100000,
     },
 )
