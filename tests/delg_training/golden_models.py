@@ -20,7 +20,7 @@ def delg_weight(name: str, shape: tuple[int, ...], prefix: str = "") -> np.ndarr
     """The reference value of a variable, by the last part of its layer name."""
     kind = name.rsplit("/", 1)[-1]
     if kind == "scale_factor":
-        return np.float32(45.25)
+        return np.array(45.25, np.float32)
     n = array(prefix + name, tuple(shape)).astype(np.float64)
     if kind in ("kernel", "cosine_weights"):
         n = n * math.sqrt(2.0 / math.prod(shape[:-1]))

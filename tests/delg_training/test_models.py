@@ -1,6 +1,7 @@
 """The networks against the reference answers, and their layout in a checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tests.delg_training.golden_models import (
 from tests.golden_recipe import array, load_manifest
 
 RTOL = ATOL = 1e-3  # of forward outputs, from the manifest
-ARITHMETIC = {"rtol": 1e-5, "atol": 1e-6}  # of pure arithmetic
+ARITHMETIC: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}  # of pure arithmetic
 # output -> channels that the reference file keeps
 KEPT = {
     "s1/block3": 1,

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from tests.delg_training.golden_models import SYSTEM, golden_outputs, image
 from tests.delg_training.tiny_sets import NUM_CLASSES, draw_jpegs, pack_tiny_set
 from tests.golden_recipe import load_manifest
 
-ARITHMETIC = {"rtol": 1e-5, "atol": 1e-6}
+ARITHMETIC: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 JPEG_ATOL = 0.03  # decoders differ
 OPTIONS = StreamOptions(batch_size=4, image_size=17, num_classes=NUM_CLASSES)
 

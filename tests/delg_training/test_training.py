@@ -26,10 +26,10 @@ from tests.golden_recipe import load_manifest
 
 LOSS_RTOL = 1e-3
 NORM_RTOL = (2e-3, 1e-2)  # of step 1 and 2: rounding grows through batch statistics over 16 values
-GRADIENTS = {"rtol": 1e-2, "atol": 1e-3}
-VARIABLES = {"rtol": 1e-3, "atol": 2e-4}
-MOVING_VARIANCE = {"rtol": 1e-3, "atol": 1e-2}
-LR = {"rtol": 1e-5, "atol": 1e-9}
+GRADIENTS: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-3}
+VARIABLES: dict[str, Any] = {"rtol": 1e-3, "atol": 2e-4}
+MOVING_VARIANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-2}
+LR: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-9}
 SIDE, BATCH, INITIAL_LR, MAX_ITERS = 65, 4, 0.01, 10
 LABELS = ([0, 1, 2, 3], [4, 5, 6, 1])
 # name of an array of the reference -> layer name, how many of its rows are kept
