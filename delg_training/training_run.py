@@ -81,7 +81,7 @@ class BatchSource:
 
     def _explain(self, position: int, error: tf.errors.OpError) -> None:
         ahead = 8 * self.options.batch_size + 1024  # what is read before it is needed
-        reason = explain_failure(self.index, self.options, position, ahead)
+        reason = explain_failure(self.index, self.options, self.training, position, ahead)
         if reason is not None:
             raise ValueError(reason) from error
 

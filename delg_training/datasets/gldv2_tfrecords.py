@@ -110,13 +110,13 @@ def make_batches(
 
 
 def explain_failure(
-    index: RecordIndex, options: StreamOptions, position: int, ahead: int
+    index: RecordIndex, options: StreamOptions, training: bool, position: int, ahead: int
 ) -> str | None:
     """Which of the `ahead` records from `position` of the stream cannot be used, and why."""
-    for _, number in record_stream(len(index), options, position).take(ahead):
+    for place, number in record_stream(len(index), options, position).take(ahead):
         try:
             record = tf.constant(index.read(int(number)))
-            parse_record(record, tf.constant(0, tf.int64), options, training=False)
+            parse_record(record, place, options, training)
         except tf.errors.InvalidArgumentError as error:
             reason = error.message.strip().splitlines()[0]
             return (

@@ -13,6 +13,7 @@ from utils.paths import atomic_path
 
 logger = logging.getLogger(__name__)
 
+JPEG_START = b"\xff\xd8\xff"
 CHUNK = 256  # images in memory at a time
 
 
@@ -30,6 +31,8 @@ def make_example(path: str, image_id: str, label: int | None) -> bytes:
     The picture is decoded to check it and to learn its size. `label`: None for the test split.
     """
     encoded = Path(path).read_bytes()
+    if not encoded.startswith(JPEG_START):  # TensorFlow would take a PNG here, but not in training
+        raise ValueError(f"{path} is no JPEG image; convert it, get it again, or take it away")
     try:
         shape = tf.io.decode_jpeg(encoded, channels=3).shape
     except tf.errors.InvalidArgumentError as error:

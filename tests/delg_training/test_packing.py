@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from delg_training import build_image_dataset
 from delg_training.datasets.packing import (
@@ -178,12 +179,16 @@ def test_damaged_and_empty_pictures_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{path.name} is no whole JPEG image"):
         make_example(str(path), path.stem, 0)
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match="is no whole JPEG image"):
+    with pytest.raises(ValueError, match="is no JPEG image"):
+        make_example(str(path), path.stem, 0)
+    Image.new("RGB", (8, 8)).save(path, "PNG")
+    with pytest.raises(ValueError, match="is no JPEG image; convert it"):
         make_example(str(path), path.stem, 0)
 
 
-def test_grey_picture_is_packed_as_it_is(tmp_path: Path) -> None:
-    path = Path(draw_jpegs(tmp_path, 1, mode="L")[0])
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_cmyk_pictures_are_packed_as_they_are(tmp_path: Path, mode: str) -> None:
+    path = Path(draw_jpegs(tmp_path, 1, mode=mode)[0])
     record = features(make_example(str(path), path.stem, 2))
     assert record["image/encoded"] == [path.read_bytes()]
     assert (record["image/height"], record["image/width"]) == ([40], [48])
@@ -244,6 +249,6 @@ def test_packing_of_other_images_replaces_all_shards(small_set: Path) -> None:
 def test_failure_leaves_no_shard_behind(tmp_path: Path) -> None:
     listing = tiny_listing(tmp_path / "jpg", 4)
     Path(listing.paths[3]).write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="is no whole JPEG image"):
+    with pytest.raises(ValueError, match="is no JPEG image"):
         write_split(tmp_path / "out", "train", listing, 2)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train-00000-of-00002"]

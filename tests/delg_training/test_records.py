@@ -215,7 +215,7 @@ def test_label_outside_the_classes_is_named(pattern: str) -> None:
 
 
 def test_sound_records_need_no_explanation(pattern: str) -> None:
-    assert explain_failure(index_records(pattern), OPTIONS, 0, 30) is None
+    assert explain_failure(index_records(pattern), OPTIONS, True, 0, 30) is None
 
 
 @pytest.mark.parametrize(
