@@ -7,6 +7,7 @@ for any number of processes. A run that was interrupted goes on with the pairs t
 import json
 import logging
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -154,6 +155,14 @@ def _run(
     context = multiprocessing.get_context("spawn")
     with _one_thread_each(), context.Pool(count, _start_worker, state) as pool:
         yield from pool.imap_unordered(_work, tasks)
+
+
+def start_tracker_early(options: dict[str, Any]) -> None:
+    """For sacred's `option_hook`: start the process that multiprocessing keeps until the end.
+
+    Started later it would hold on to the output that sacred captures, which sacred then waits for.
+    """
+    multiprocessing.resource_tracker.ensure_running()
 
 
 @contextmanager

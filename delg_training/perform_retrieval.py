@@ -13,6 +13,7 @@ from pathlib import Path
 from sacred import Experiment
 
 from delg_training.geometric_verification import Verification
+from delg_training.pair_scoring import start_tracker_early
 from delg_training.retrieval import (
     AFTER_GV,
     VERIFIED_PROTOCOLS,
@@ -29,6 +30,7 @@ from utils.revisited import load_ground_truth
 
 KS = (1, 5, 10)
 ex = Experiment("delg_training_perform_retrieval", base_dir=str(REPO_ROOT), save_git_info=False)
+ex.option_hook(start_tracker_early)
 
 
 @ex.config
