@@ -1,7 +1,6 @@
 """Many pictures into files: resumed, shared, failures collected; the commands; the round trip."""
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +27,14 @@ from delg_training.extraction_run import (
     Picture,
     Shard,
     check_record,
-    check_stems,
     delf_files,
     describe,
     extract_pictures,
     finish,
-    make_shard,
 )
-from delg_training.heat_map import attention_grid, blend, spread
 from delg_training.image_loading import LoadedImage, load_image
-from delg_training.latency import measure_seconds, pack_bits
 from delg_training.models.delg import ModelOptions, build_model
 from delg_training.models.weights import load_weights
-from delg_training.picture_lists import list_landmarks, list_paths, list_revisited
-from delg_training.saved_models import ModelOutputs
 from tests.delg_training.golden_extraction import (
     CHOICE,
     FED,
@@ -52,7 +45,7 @@ from tests.delg_training.golden_extraction import (
     signature_of,
 )
 from tests.delg_training.golden_models import image
-from tests.delg_training.tiny_sets import NUM_CLASSES, pack_tiny_set
+from tests.delg_training.tiny_sets import NUM_CLASSES, pack_tiny_set, save_ground_truth
 from utils.descriptors import LocalFeatures, read_global, read_local
 
 NETWORK = {
@@ -290,35 +283,6 @@ def test_shards_share_the_pictures_without_overlap(
     assert sorted(p.stem for part in parts for p in part) == [p.stem for p in pictures]
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, Shard()),
-        ({"RANK": "2", "WORLD_SIZE": "4"}, Shard(2, 4)),
-        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "8"}, Shard()),
-        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, Shard(1, 2)),
-    ],
-)  # fmt: skip
-def test_shard_comes_from_the_launcher_unless_it_is_given(
-    environment: dict[str, str], expected: Shard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert make_shard(None, None) == expected
-    assert make_shard(0, 7) == Shard(0, 7)
-
-
-@pytest.mark.parametrize(
-    ("shard", "count", "complaint"),
-    [(2, 2, "count from 0 to num_shards - 1"), (-1, 2, "count from 0"), (1, None, "give both")],
-)
-def test_wrong_shards_are_refused(shard: int, count: int | None, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        make_shard(shard, count)
-
-
 def test_features_of_another_model_or_configuration_are_not_mixed(
     config_path: Path, tmp_path: Path
 ) -> None:
@@ -339,49 +303,6 @@ def load_other(config_path: Path, old: str, new: str) -> DelfConfig:
     changed = config_path.with_name("other.pbtxt")
     changed.write_text(config_path.read_text().replace(old, new))
     return load_delf_config(changed)
-
-
-def test_pictures_of_the_same_name_are_refused() -> None:
-    one, two = Picture("a", Path("x/a.jpg")), Picture("a", Path("y/a.jpg"))
-    check_stems([one, one])
-    with pytest.raises(ValueError, match=r"x/a\.jpg and y/a\.jpg share the name a"):
-        check_stems([one, two])
-
-
-# ---------------------------------------------------------------------------- lists
-
-
-def test_lists_name_pictures_in_their_order(tmp_path: Path) -> None:
-    file = tmp_path / "list.txt"
-    file.write_text("b/two.jpg  \n\na/one.v2.jpg\n")
-    assert [p.stem for p in list_paths(file)] == ["two", "one.v2"]
-    file.write_text("train/a/x.jpg,5,640,480\n")
-    assert list_landmarks(file, "root") == [Picture("x", Path("root/train/a/x.jpg"))]
-    file.write_text("\n")
-    with pytest.raises(ValueError, match="names no picture"):
-        list_paths(file)
-    with pytest.raises(FileNotFoundError, match="relative/path"):
-        list_landmarks(tmp_path / "none.txt", "root")
-
-
-def save_ground_truth(folder: Path) -> Path:
-    lists: dict[str, list[int]] = {"easy": [0], "hard": [], "junk": []}
-    truth = {
-        "imlist": ["p0", "p1"], "qimlist": ["p2"],
-        "gnd": [{"bbx": [5.4, 6.0, 60.2, 55.0], **lists}],
-    }  # fmt: skip
-    path = folder / "gnd_test.pkl"
-    path.write_bytes(pickle.dumps(truth))
-    return path
-
-
-def test_queries_have_their_boxes_and_index_pictures_none(tmp_path: Path) -> None:
-    truth = save_ground_truth(tmp_path)
-    (query,) = list_revisited(truth, "jpg", "query")
-    assert query == Picture("p2", Path("jpg/p2.jpg"), (5.4, 6.0, 60.2, 55.0))
-    assert [p.box for p in list_revisited(truth, "jpg", "index")] == [None, None]
-    with pytest.raises(ValueError, match="image_set is 'gallery', expected one of query, index"):
-        list_revisited(truth, "jpg", "gallery")
 
 
 # ---------------------------------------------------------------------------- commands
@@ -440,47 +361,3 @@ def test_commands_write_features_lists_and_pictures(
 def test_delf_files_need_local_features() -> None:
     with pytest.raises(ValueError, match="use_local_features"):
         delf_files(DelfConfig(use_local_features=False), "a", Path("out"))
-
-
-# ---------------------------------------------------------------------------- picture, clock
-
-
-def test_heat_map_shows_each_cell_at_its_place() -> None:
-    """Cells of a 2 x 3 grid, in no order, at pixels 0, 16 and 0, 16, 32 of a level at scale 1."""
-    places = np.array([[16, 0], [0, 32], [0, 0], [16, 32], [16, 16], [0, 16]], np.float32)
-    scores = np.array([4, 3, 1, 6, 5, 2], np.float32)
-
-    def model(*_: object) -> ModelOutputs:
-        boxes = np.concatenate([places - 145, places + 145], axis=1)
-        return ModelOutputs(boxes, np.zeros((6, 2)), scores, scores, np.zeros((0, 0)))
-
-    grid, rows, columns = attention_grid(model, np.zeros((20, 40, 3), np.uint8), 1.0)
-    assert grid.tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert (rows.tolist(), columns.tolist()) == ([0, 16], [0, 16, 32])
-    heat = spread(grid, rows, columns, (20, 40))
-    assert heat[0, 0] == 1
-    assert heat[8, 8] == pytest.approx(3.0)  # (1 + 2 + 4 + 5) / 4
-    assert heat[19, 39] == 6
-    drawn = blend(np.full((20, 40, 3), 100, np.uint8), heat)
-    assert drawn.shape == (20, 40, 3)
-    assert np.abs(drawn[19, 39].astype(int) - 100).sum() > np.abs(drawn[0, 0] - 100.0).sum()
-
-
-def test_latency_is_told_for_every_hundred_images() -> None:
-    """A clock that moves half a second per image: 250 images are two full hundreds."""
-    now = [0.0]
-
-    def extract(_: LoadedImage) -> Features:
-        now[0] += 0.5
-        return Features(None, None)
-
-    images = [LoadedImage(np.zeros((1, 1, 3), np.uint8), (1.0, 1.0))] * 25
-    assert measure_seconds(extract, images, 10, False, 0, lambda: now[0]) == [0.5, 0.5]
-    assert measure_seconds(extract, images, 1, True, 0, lambda: now[0]) == [0.5]
-    with pytest.raises(ValueError, match="repeat_per_image is 0"):
-        measure_seconds(extract, images, 0, False, 0)
-
-
-def test_signs_are_packed_into_bits() -> None:
-    packed = pack_bits(np.array([[1, -1, 0, 2, -3, 4, 5, 6, 7]], np.float32))
-    assert packed.tolist() == [[0b10010111, 0b10000000]]

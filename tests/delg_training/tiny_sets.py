@@ -1,5 +1,6 @@
 """Small packed sets and networks for tests."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,15 @@ def pack_tiny_set(folder: Path, count: int = 12, num_shards: int = 2) -> str:
     write_split(folder / "tfrecord", "train", listing, num_shards)
     write_split(folder / "tfrecord", "validation", listing.take(range(6)), num_shards)
     return str(folder / "tfrecord" / "train*")
+
+
+def save_ground_truth(folder: Path) -> Path:
+    """Of a query p2 with a box, and the index pictures p0 and p1."""
+    lists: dict[str, list[int]] = {"easy": [0], "hard": [], "junk": []}
+    truth = {
+        "imlist": ["p0", "p1"], "qimlist": ["p2"],
+        "gnd": [{"bbx": [5.4, 6.0, 60.2, 55.0], **lists}],
+    }  # fmt: skip
+    path = folder / "gnd_test.pkl"
+    path.write_bytes(pickle.dumps(truth))
+    return path
