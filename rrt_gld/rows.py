@@ -12,6 +12,7 @@ from utils.results import Row, load_expected, make_gain_row, make_intervals, mak
 
 EXPECTED = REPO_ROOT / "rrt_gld" / "expected.csv"
 PUBLISHED_TOP_K = 100  # the expected values of reranking hold for this head
+MINI_ROWS = {"sift": "eval_mini", "mini": "eval_mini_delg"}  # by the descriptors
 SHORT = {"oxford5k": "roxf", "paris6k": "rpar", "roxford": "roxf", "rparis": "rpar"}
 
 
@@ -25,7 +26,7 @@ def script_name(kind: str, set_name: str, desc_name: str) -> str:
     if kind == "train":
         return "train_mini" if stem == "gldv2_mini" else f"train_{desc_name}"
     if stem == "mini_landmarks":
-        return f"eval_mini_{kind}"
+        return f"{MINI_ROWS.get(desc_name, f'eval_mini_{desc_name}')}_{kind}"
     return f"eval_{desc_name}_{SHORT.get(stem, stem)}_{kind}"
 
 

@@ -1,4 +1,4 @@
-"""Revisited Oxford / Paris: ground truth, and AP, mAP, mP@k for easy, medium and hard.
+"""Revisited Oxford / Paris: ground truth; AP, mAP, mP@k, mR@k for easy, medium and hard.
 
 The metric is that of the benchmark's own evaluator (Radenovic et al., CVPR'18): the trapezoidal AP
 over a ranking from which the ignored images are taken out.
@@ -203,15 +203,15 @@ def evaluate_ranks(
     gnd: GroundTruth | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, dict[str, Any]]:
-    """mAP, mP@k and AP per query for easy, medium and hard; fractions.
+    """mAP, mP@k, mR@k and AP per query for easy, medium and hard; fractions.
 
     `ranks`: (Q, K) integers, row q = gallery indices of query q, nearest first: the whole ranking
     or its head (array or memory map, read once). `gnd`: what `load_ground_truth` gives, the raw
-    dict, or its list of dicts alone. Returns {protocol: {"map": float, "mp": (len(ks),) float64,
-    "ap": (Q,) float64}}. Queries without positives have AP NaN and count nowhere; positives that
-    the list lacks count as not found (a list without any: AP 0, P@k 0). P@k divides by the position
-    of the last positive when this is below k. ValueError for indices outside the gallery or twice
-    in a row.
+    dict, or its list of dicts alone. Returns {protocol: {"map": float, "mp" and "mr": (len(ks),)
+    float64, "ap": (Q,) float64}}. Queries without positives have AP NaN and count nowhere;
+    positives that the list lacks count as not found (a list without any: AP 0, P@k 0). P@k divides
+    by the position of the last positive when this is below k, R@k by the number of positives.
+    ValueError for indices outside the gallery or twice in a row.
     """
     ranks, ks = np.asanyarray(ranks), tuple(ks)
     if not ks or any(not isinstance(k, int | np.integer) or k < 1 for k in ks):
@@ -297,7 +297,7 @@ def _protocol_metrics(
     ignored: tuple[str, ...],
     ks: tuple[int, ...],
 ) -> dict[str, Any]:
-    """The three results of one protocol; see `evaluate_ranks`."""
+    """The results of one protocol; see `evaluate_ranks`."""
     queries, positions, codes = found
     n_positives = np.sum([n_of_kind[kind] for kind in positive], axis=0)
     n_queries = len(n_positives)
@@ -318,15 +318,16 @@ def _protocol_metrics(
 
     last = np.zeros(n_queries, np.int64)  # 1-based position of the last positive, 0 if none
     np.maximum.at(last, query, at + 1)
-    precisions = []
+    precisions, recalls = [], []
     for k in ks:
-        within = np.minimum(np.maximum(last, 1), k)
-        hits = np.bincount(query[at < within[query]], minlength=n_queries)
-        precisions.append(hits / within)
+        hits = np.bincount(query[at < k], minlength=n_queries)
+        precisions.append(hits / np.minimum(np.maximum(last, 1), k))
+        recalls.append(hits / divisor)
     if not counted.any():
-        return {"map": float("nan"), "mp": np.full(len(ks), np.nan), "ap": ap}
-    mp = np.array(precisions)[:, counted].mean(axis=1)
-    return {"map": float(ap[counted].mean()), "mp": mp, "ap": ap}
+        nothing = np.full(len(ks), np.nan)
+        return {"map": float("nan"), "mp": nothing, "mr": nothing.copy(), "ap": ap}
+    mp, mr = (np.array(values)[:, counted].mean(axis=1) for values in (precisions, recalls))
+    return {"map": float(ap[counted].mean()), "mp": mp, "mr": mr, "ap": ap}
 
 
 def _count_before(marked: np.ndarray, firsts: np.ndarray) -> np.ndarray:

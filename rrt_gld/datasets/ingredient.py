@@ -97,6 +97,20 @@ dataset_ingredient.add_named_config(
         "sampler": "random",
     },
 )
+# the same set with the DELG descriptors of delg_training/scripts/extract_mini.sh, 64 numbers wide
+dataset_ingredient.add_named_config(
+    "mini_delg",
+    MINI_TEST
+    | {
+        "name": "mini_landmarks",
+        "desc_name": "mini",
+        "train_txt": TEST_TXT[0],
+        "train_data_dir": "data/mini_landmarks",
+        "sampler": "random",
+        "max_sequence_len": 500,
+        "local_mean": None,
+    },
+)
 dataset_ingredient.add_named_config(
     "gldv2_mini_sift",
     MINI_TEST

@@ -102,6 +102,16 @@ def test_generated_set_is_evaluated_and_trained_alike():
     assert train["batch_size"] % 3 == 0
 
 
+def test_generated_set_has_delg_descriptors_too():
+    """As published: not centred, the first 500."""
+    sift, delg, defaults = config_of("mini_sift"), config_of("mini_delg"), config_of()
+    assert delg["desc_name"] == "mini"
+    for key in ("name", "test_data_dir", "test_txt", "test_gnd_file"):
+        assert delg[key] == sift[key], key
+    for key in ("max_sequence_len", "local_mean", "scale_map"):
+        assert delg[key] == defaults[key], key
+
+
 @pytest.mark.parametrize(
     ("ex", "expected"), [(experiment.ex, TRAINING), (evaluate_revisited.ex, EVALUATION)]
 )

@@ -162,6 +162,8 @@ def test_strict_run_ends_with_3_outside_the_tolerance(folder, monkeypatch):
         ("rerank", "mini_landmarks", "sift", "eval_mini_rerank"),
         ("global", "mini_landmarks", "sift", "eval_mini_global"),
         ("geometric", "mini_landmarks", "sift", "eval_mini_geometric"),
+        ("global", "mini_landmarks", "mini", "eval_mini_delg_global"),
+        ("geometric", "mini_landmarks", "mini", "eval_mini_delg_geometric"),
         ("train", "gldv2_mini_sift", "sift", "train_mini"),
     ],
 )

@@ -26,7 +26,7 @@ def naive_evaluate(ranks: np.ndarray, gnd: list[dict], ks: tuple[int, ...]) -> d
     """The rules of the benchmark, one query and one position at a time."""
     results = {}
     for protocol, (positive, ignored) in PROTOCOLS.items():
-        aps, precisions = [], []
+        aps, precisions, recalls = [], [], []
         for row, entry in zip(ranks, gnd, strict=True):
             wanted = {i for kind in positive for i in entry[kind]}
             dropped = {i for kind in ignored for i in entry[kind]}
@@ -45,9 +45,13 @@ def naive_evaluate(ranks: np.ndarray, gnd: list[dict], ks: tuple[int, ...]) -> d
                 last = min(places[-1] + 1, k) if places else k
                 at_k.append(sum(p + 1 <= last for p in places) / last)
             precisions.append(at_k)
-        mp = np.mean(precisions, axis=0) if precisions else np.full(len(ks), np.nan)
+            recalls.append([sum(p < k for p in places) / len(wanted) for k in ks])
+        mp, mr = (
+            np.mean(values, axis=0) if values else np.full(len(ks), np.nan)
+            for values in (precisions, recalls)
+        )
         mean = np.nanmean(aps) if precisions else np.nan
-        results[protocol] = {"map": mean, "mp": mp, "ap": np.array(aps)}
+        results[protocol] = {"map": mean, "mp": mp, "mr": mr, "ap": np.array(aps)}
     return results
 
 

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Google Landmarks v2, training images: DELG features, ResNet-101, model of GLDv2-clean.
+# Needs:    delg_scripts/parameters/r101delg_gldv2clean_20200914/ (download_models.sh), data/gldv2/train/,
+#           data/gldv2/train.txt (rrt_gld.tools.prepare_data).
+# Writes:   data/gldv2/delg_r101_gldv2/, logs/extract_gldv2_r101_gldv2/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+"${PYTHON:-python}" -m delg_scripts.extract_features_gld -F logs/extract_gldv2_r101_gldv2 \
+    with delf_config_path=delg_scripts/r101delg_gldv2clean_config.pbtxt \
+    dataset_file_path=data/gldv2/train.txt images_dir=data/gldv2 \
+    output_features_dir=data/gldv2/delg_r101_gldv2 "$@"

@@ -1,0 +1,37 @@
+"""Export local features and global descriptors of a trained network as one SavedModel.
+
+    python -m delg_training.export_local_and_global_model with model.delg \
+        ckpt_path=logs/train_delg/delf_weights export_path=FOLDER
+
+Options of the network (`model.use_autoencoder=False`, ...) are those that it was trained with.
+"""
+
+from sacred import Experiment
+
+from delg_training.exporting import load_whole_network
+from delg_training.models.export import LocalAndGlobalModel, check_export_path, save_model
+from delg_training.models.ingredient import model_ingredient, model_options
+from utils.paths import REPO_ROOT
+
+ex = Experiment(
+    "delg_training_export_local_and_global_model",
+    ingredients=[model_ingredient],
+    base_dir=str(REPO_ROOT),
+    save_git_info=False,
+)
+
+
+@ex.config
+def config():
+    ckpt_path = "logs/delg_training/delf_weights"  # prefix of a checkpoint; None: fresh weights
+    export_path = "logs/delg_training/delg_model"  # folder of the SavedModel; must not exist
+    iou = 1.0  # largest overlap of two features' boxes; 1.0: all are kept
+    seed = 0  # of fresh weights
+
+
+@ex.automain
+def main(ckpt_path, export_path, iou, seed, _config, _log):
+    check_export_path(export_path)
+    network = load_whole_network(model_options(), ckpt_path, seed)
+    save_model(LocalAndGlobalModel(network, iou), export_path, _config)
+    _log.info("%s holds local and global features of %s", export_path, ckpt_path)
