@@ -37,18 +37,18 @@ def rank_with(
     if name == "k-reciprocal":
         return rank_k_reciprocal(queries, gallery, k, progress=progress)
     if name == "aqe":
-        queries = expand_queries(queries, gallery, min(3, len(gallery)), alpha=3.0)
+        queries = expand_queries(queries, gallery, min(2, len(gallery)))
     elif name == "dba" and len(gallery) > 1:
-        gallery = augment_database(gallery, min(3, len(gallery) - 1), progress=progress)
+        gallery = augment_database(gallery, min(2, len(gallery) - 1), progress=progress)
     return search(queries, gallery, k, progress=progress)[1]
 
 
 def augment_database(
-    gallery: np.ndarray, k: int = 3, alpha: float = 3.0, progress: bool = False
+    gallery: np.ndarray, k: int = 2, alpha: float = 0.3, progress: bool = False
 ) -> np.ndarray:
     """(G, D): each row plus its `k` nearest others weighted by similarity^alpha, unit length.
 
-    A negative similarity counts as 0.
+    A negative similarity counts as 0. Defaults: those of the query expansion of RRT (ICCV'21).
     """
     if not 0 < k < len(gallery):
         raise ValueError(f"k of the augmentation is {k}, expected 1 to {len(gallery) - 1}")

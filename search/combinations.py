@@ -55,19 +55,22 @@ def make_rerankers(
 def combine(
     sets: Sets, wanted: Sequence[Reranker], refused: list[str], top_k: int
 ) -> Iterator[tuple[str, str, Measured]]:
-    """(ranking, reranker, what was measured); every ranking alone, every reranker on the plain one.
+    """(ranking, reranker, what was measured): every ranking alone, and with each reranker.
 
     The reason why a reranker does not fit the store is added to `refused`.
     """
-    for name in baselines.NAMES:
-        yield ("global" if name == "none" else name), "", measure(sets, refine=name)
+    fitting = []
     for reranker in wanted:
         try:
             reranker.require(sets.store)
+            fitting.append(reranker)
         except ValueError as error:
             refused.append(f"{reranker.title} on {sets.store.name}: {error}")
-            continue
-        yield "global", reranker.title, measure(sets, reranker, top_k=top_k)
+    for refine in baselines.NAMES:
+        ranking = "global" if refine == "none" else refine
+        yield ranking, "", measure(sets, refine=refine)
+        for reranker in fitting:
+            yield ranking, reranker.title, measure(sets, reranker, refine, top_k)
 
 
 def format_row(store: str, ranking: str, reranker: str, found: Measured) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rrt_gld.sift import Box
-from rrt_gld.tools.extract_sift import list_pictures
 from utils.paths import require_files
 from utils.revisited import GroundTruth, load_ground_truth
 
@@ -41,6 +40,8 @@ def list_photographs(where: Path) -> list[Photograph]:
 
     FileNotFoundError when there is none.
     """
+    from rrt_gld.tools.extract_sift import list_pictures  # here: workers need no sacred
+
     if where.is_file():
         return [make_photograph(where, where.parent)]
     if not where.is_dir():

@@ -286,7 +286,9 @@ class Store:
             self.sizes = {name: int(mark["bytes"][name]) for name in FILES}
             levels = self._read_levels(mark["kinds"])
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}); {REMEDY}") from error
+            raise ValueError(
+                f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}"
+            ) from error
         wanted = {"version": VERSION, "made_from": self.made_from, "kinds": self.kinds}
         if found != wanted:
             differing = "; ".join(_differences(found, wanted))
