@@ -41,6 +41,8 @@ GROUP_BYTES = 1 << 28  # of local features held at a time
 class Reranker(Protocol):
     """Scores pairs of images of one store."""
 
+    max_locals: int | None  # local features of an image that are read; None: all
+
     @property
     def title(self) -> str:
         """For pages and tables."""
@@ -177,7 +179,7 @@ class PlaceReranker:
 
     def __init__(self, net: R2Former, max_locals: int | None, weights: str) -> None:
         """`max_locals`: local features of an image; None: as many as it was built for."""
-        self.limit = max_locals or net.num_local
+        self.max_locals = max_locals or net.num_local
         self.num_corr = net.Reranker.num_corr
         self.scorer = PlaceScorer(net, "cuda" if torch.cuda.is_available() else "cpu")
         self.weights = weights
@@ -192,7 +194,7 @@ class PlaceReranker:
     def score(self, store: Store, pairs: np.ndarray, progress: bool = True) -> np.ndarray:
         """Images with fewer features than the reranker compares get the lowest score."""
         self.require(store)
-        counts = np.minimum(store.count_local(np.arange(len(store))), self.limit)
+        counts = np.minimum(store.count_local(np.arange(len(store))), self.max_locals)
         of_pairs = counts[pairs]  # (P, 2): pairs of equal counts are computed together
         scores = np.full(len(pairs), LOWEST)
         groups, member = np.unique(of_pairs, axis=0, return_inverse=True)

@@ -60,7 +60,7 @@ def test_queries_in_and_outside_of_the_gallery_have_lists_of_one_length(store):
 class ByRow:
     """Scores of pairs: the row of the gallery image; of NaN where it is `bad`."""
 
-    title = "by row"
+    title, max_locals = "by row", None
 
     def __init__(self, bad: int = -1) -> None:
         self.bad = bad
