@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -163,5 +163,6 @@ class _Resized(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         photo = self.photographs[index]
-        image: Image.Image = load_image(str(photo.path))
+        # upright, as the other describers see it; the published sets have no such tags
+        image: Image.Image = ImageOps.exif_transpose(load_image(str(photo.path)))
         return self.transform(image if photo.box is None else image.crop(_whole_box(photo)))

@@ -41,7 +41,9 @@ GROUP_BYTES = 1 << 28  # of local features held at a time
 class Reranker(Protocol):
     """Scores pairs of images of one store."""
 
-    max_locals: int | None  # local features of an image that are read; None: all
+    @property
+    def max_locals(self) -> int | None:
+        """Local features of an image that are read; None: all."""
 
     @property
     def title(self) -> str:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from r2former.datasets.images import load_image
 from r2former.datasets.transforms import HardResize
@@ -172,3 +173,17 @@ def test_folders_without_ground_truth_or_photographs_are_named(tmp_path):
         list_photographs(tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a photograph nor a folder"):
         list_photographs(tmp_path / "nowhere")
+
+
+def test_photographs_are_seen_upright(tmp_path, place_weights):
+    """A picture stored lying, with the camera's tag for it, is described like the upright one."""
+    rng = np.random.default_rng(0)
+    upright = cv2.resize(rng.integers(0, 255, (9, 12, 3), np.uint8), (160, 120))
+    cv2.imwrite(str(tmp_path / "upright.png"), upright)
+    lying = Image.fromarray(np.rot90(upright[..., ::-1]))
+    tag = Image.Exif()
+    tag[0x0112] = 6  # orientation: turn clockwise to see it upright
+    lying.save(tmp_path / "lying.png", exif=tag)
+    for name, weights in (("sift", None), ("r2former", place_weights)):
+        lying_, upright_ = make_describer(name, weights, None, None, 0)(list_photographs(tmp_path))
+        np.testing.assert_allclose(lying_.global_, upright_.global_, atol=1e-5)

@@ -124,7 +124,9 @@ def test_an_index_of_other_settings_is_not_mixed(photos, tmp_path, capsys):
     common = ("--gallery", photos, "--query", photos, "--index", tmp_path / "i")
     assert run(*common, "--out", tmp_path / "out") == 0
     assert run(*common, "--out", tmp_path / "out", "--max-locals", 9) == 1
-    assert "holds another store (made_from max_locals 500 instead of 9)" in capsys.readouterr().err
+    assert (
+        "holds another store (descriptors max_locals 500 instead of 9)" in capsys.readouterr().err
+    )
 
 
 def test_combinations_are_tabled_and_misfits_named(mini, tmp_path, vitgal_weights, place_weights):

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from search import store as store_module
+from search import store_files
 from search.codec import KINDS
-from search.store import FILES, Described, Store, copy_store
+from search.store import Described, Store, copy_store
+from search.store_files import FILES, LEVELS, MARK
 from tests.search.made_up import describe, make_described, make_photos
 from utils.descriptors import LocalFeatures
 
@@ -108,7 +110,7 @@ def test_a_process_that_ends_between_any_two_writes_leaves_a_whole_store(
     """Chunks of five images, four writes each; the write before the end is cut in half."""
     monkeypatch.setattr(store_module, "CHUNK", 5)
     whole = contents(fill(tmp_path / "whole").folder)
-    write, mark, calls = store_module._write_at, store_module.atomic_write, []
+    write, mark, calls = store_files.write_behind, store_files.atomic_write, []
 
     class EndError(BaseException):
         pass
@@ -121,18 +123,18 @@ def test_a_process_that_ends_between_any_two_writes_leaves_a_whole_store(
     def cut(path, size, data):
         write(path, size, data[: len(data) // 2])
         count(path.name)
-        write(path, size, data)
+        return write(path, size, data)
 
     def replace(path, data):
         count(path.name)
         mark(path, data)
 
-    monkeypatch.setattr(store_module, "_write_at", cut)
-    monkeypatch.setattr(store_module, "atomic_write", replace)
+    monkeypatch.setattr(store_files, "write_behind", cut)
+    monkeypatch.setattr(store_files, "atomic_write", replace)
     with pytest.raises(EndError):
         fill(tmp_path / "cut")
-    monkeypatch.setattr(store_module, "_write_at", write)
-    monkeypatch.setattr(store_module, "atomic_write", mark)
+    monkeypatch.setattr(store_files, "write_behind", write)
+    monkeypatch.setattr(store_files, "atomic_write", mark)
     store = Store(tmp_path / "cut", MADE_FROM)
     assert len(store) == 5 * (stop // 4), "the chunks that have their mark"
     store.extend(make_photos(20), describe, progress=False)
@@ -189,8 +191,12 @@ def test_two_writers_take_turns_and_describe_nothing_twice(tmp_path):
 @pytest.mark.parametrize(
     ("made_from", "kind", "complaint"),
     [
-        ({**MADE_FROM, "size": [1, 3]}, "float32", r"made_from size \[1, 2\] instead of \[1, 3\]"),
-        (MADE_FROM, "int8", "kinds local 'float32' instead of 'int8'.*remove the folder"),
+        (
+            {**MADE_FROM, "size": [1, 3]},
+            "float32",
+            r"descriptors size \[1, 2\] instead of \[1, 3\]",
+        ),
+        (MADE_FROM, "int8", "kind of local 'float32' instead of 'int8'.*remove the folder"),
     ],
 )
 def test_another_store_is_not_added_to(tmp_path, made_from, kind, complaint):
@@ -214,7 +220,7 @@ def garble_images(folder: Path) -> None:
 
 def miscount(folder: Path) -> None:
     mark = json.loads((folder / "store.json").read_text())
-    mark["bytes"]["local.bin"] -= 1
+    mark["sizes"]["local.bin"] -= 1
     (folder / "store.json").write_text(json.dumps(mark))
 
 
@@ -231,7 +237,7 @@ def test_a_damaged_store_is_named(tmp_path, damage):
 def test_levels_of_one_bit_that_got_lost_are_named(tmp_path):
     fill(tmp_path, kind="1bit")
     (tmp_path / "levels.npz").unlink()
-    with pytest.raises(ValueError, match=r"store\.json is damaged.*levels\.npz"):
+    with pytest.raises(ValueError, match=r"levels\.npz is damaged.*remove the folder"):
         Store(tmp_path, MADE_FROM, "1bit", "1bit")
 
 
@@ -273,6 +279,52 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", fail)
+    monkeypatch.setattr(store_files.os, "fsync", fail)
     with pytest.raises(OSError, match=r"global\.bin cannot be written: No space left.*free space"):
         fill(tmp_path)
+
+
+def read_all(folder: Path) -> None:
+    """All that a search reads."""
+    store = Store(folder, MADE_FROM, "1bit", "1bit")
+    rows = np.arange(len(store))
+    store.global_descriptors(rows)
+    for row in rows:
+        store.load_local(int(row))
+
+
+def test_mutated_files_are_read_or_named_and_never_crash(tmp_path):
+    """Hundreds of stores with some bytes of one file changed, cut off or put in."""
+    fill(tmp_path, kind="1bit")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for name in (*FILES, MARK, LEVELS):
+        whole = (tmp_path / name).read_bytes()
+        for _ in range(100):
+            (tmp_path / name).write_bytes(mutate(whole, rng))
+            refused += is_refused(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    read_all(tmp_path)
+    assert refused > 150
+
+
+def is_refused(folder: Path) -> bool:
+    """Whether reading ends with an error that names the folder; any other error fails the test."""
+    try:
+        read_all(folder)
+    except ValueError as error:
+        return folder.name in str(error) or pytest.fail(f"no file is named: {error}")
+    return False
+
+
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    start, length = int(rng.integers(len(data))), int(rng.integers(1, 9))
+    new = rng.integers(0, 256, length).astype(np.uint8).tobytes()
+    kind = rng.integers(4)
+    if kind == 0:
+        return data[:start]
+    if kind == 1:
+        return data[:start] + new + data[start:]
+    if kind == 2:
+        return data[:start] + data[start + length :]
+    return data[:start] + new + data[start + length :]
