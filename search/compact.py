@@ -54,7 +54,9 @@ def study(
                 size = sum(compact.count_bytes().values()) / len(compact)
                 yield Point(kind, count, size, "global", measure(sets))
                 for reranker in rerankers:
-                    key = kind, reranker.title, min(count, reranker.max_locals or count)
+                    # levels of one bit are learned from all local features that are kept
+                    read = count if kind == "1bit" else min(count, reranker.max_locals or count)
+                    key = kind, reranker.title, read
                     if key not in known:
                         known[key] = measure(sets, reranker, top_k=top_k, progress=False)
                     yield Point(kind, count, size, reranker.title, known[key])
@@ -101,6 +103,7 @@ def draw(path: Path, points: Sequence[Point]) -> Path:
                         textcoords="offset points", fontsize=7, ha="center",
                     )  # fmt: skip
         axes.set_xscale("log")
+        axes.margins(y=0.09)
         axes.set_title(method, fontsize=9)
         axes.set_xlabel("bytes an image (numbers: local features)")
         axes.grid(alpha=0.3, which="both")

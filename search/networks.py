@@ -28,7 +28,8 @@ from vitgal.local_features import LocalSettings, extract_local
 
 BATCH = 16  # images that pass the network together
 CHUNK = 128  # images whose descriptors are held until the first of them is handed on
-IMAGE_SIZE = 512  # of ViTGaL, global and local
+IMAGE_SIZE, MINI_IMAGE_SIZE = 512, 256  # side of ViTGaL's images, global and local
+PUBLISHED_WIDTH = 384  # of ViTGaL's tokens; the mini network is narrower
 
 
 def find_device() -> torch.device:
@@ -44,15 +45,21 @@ def digest_file(path: Path) -> str:
 
 
 class VitgalDescriber:
-    """ViTGaL: class token at 512 x 512, patches chosen at five scales, aspect kept."""
+    """ViTGaL: class token of a square image, patches chosen at five scales, aspect kept.
+
+    Sides of 512 pixels, for networks of the mini size of 256, as in the rows of vitgal.
+    """
 
     def __init__(self, weights: Path, max_locals: int, workers: int = 0) -> None:
-        self.made_from: dict[str, Any] = {
-            "descriptor": "vitgal", "weights": digest_file(weights), "max_locals": max_locals,
-            "image_size": IMAGE_SIZE,
-        }  # fmt: skip
+        digest = digest_file(weights)
         self.device = find_device()
         self.model = load_vitgal(weights).to(self.device)
+        self.width = self.model.cls_token.shape[-1]
+        self.size = IMAGE_SIZE if self.width >= PUBLISHED_WIDTH else MINI_IMAGE_SIZE
+        self.made_from: dict[str, Any] = {
+            "descriptor": "vitgal", "weights": digest, "max_locals": max_locals,
+            "image_size": self.size,
+        }  # fmt: skip
         self.settings = LocalSettings(num_points=max_locals)
         self.loading = Loading(BATCH, workers, self.device)
 
@@ -60,17 +67,16 @@ class VitgalDescriber:
         return self.model.retrieval_back_bone(images)["global"]
 
     def __call__(self, photographs: Sequence[Photograph]) -> Iterator[Described]:
-        width = self.model.cls_token.shape[-1]
         for start in range(0, len(photographs), CHUNK):
             part = [
                 revisited_images.Photograph(photo.path, _whole_box(photo))
                 for photo in photographs[start : start + CHUNK]
             ]
-            rows = np.empty((len(part), width), np.float32)
-            settings = GlobalSettings(IMAGE_SIZE)
+            rows = np.empty((len(part), self.width), np.float32)
+            settings = GlobalSettings(self.size)
             extract_global(self._embed, part, rows, settings, self.loading, progress=False)
             found: dict[int, tuple[LocalFeatures, tuple[int, int]]] = {}
-            rule = partial(input_size, image_size=IMAGE_SIZE, keep_aspect=True)
+            rule = partial(input_size, image_size=self.size, keep_aspect=True)
             pin = self.device.type == "cuda"
             for indices, images in revisited_images.stream_batches(
                 part, rule, BATCH, self.loading.num_workers, pin

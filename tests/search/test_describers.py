@@ -69,6 +69,7 @@ def test_several_processes_describe_like_one(mini, monkeypatch):
 
 
 def test_vitgal_gives_the_descriptors_of_the_system(mini, vitgal_weights):
+    """A network of the mini size: images of 256 pixels."""
     places = load_revisited_set(mini)
     photos = [places.queries[0], places.gallery[0]]
     describe = make_describer("vitgal", vitgal_weights, 30, None, 0)
@@ -76,10 +77,10 @@ def test_vitgal_gives_the_descriptors_of_the_system(mini, vitgal_weights):
     for photo, found in zip(photos, describe(photos), strict=True):
         box = None if photo.box is None else tuple(int(x) for x in photo.box)
         picture = Photograph(photo.path, box)
-        squeezed = prepare(picture, lambda h, w: (512, 512))[None]
+        squeezed = prepare(picture, lambda h, w: (256, 256))[None]
         wanted = describe_images(lambda x: model.retrieval_back_bone(x)["global"], squeezed)
         torch.testing.assert_close(torch.from_numpy(found.global_), wanted[0], rtol=0, atol=1e-5)
-        images = prepare(picture, local_size)[None]
+        images = prepare(picture, lambda h, w: local_size(h, w, 256))[None]
         (local,) = extract_local(model, images, LocalSettings(num_points=30))
         np.testing.assert_array_equal(found.local.locations, local.locations)
         np.testing.assert_allclose(found.local.descriptors, local.descriptors, atol=1e-5)
