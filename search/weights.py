@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
@@ -119,7 +119,7 @@ def _make_deit(state: Mapping[str, Tensor], path: Path) -> tuple[DeiT, tuple[int
     return DeiT(size, len(head), width, depth, DEIT_HEADS[width], pixels), size
 
 
-def _read_reranking(state: Mapping[str, Tensor]) -> dict[str, int]:
+def _read_reranking(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Sizes of local head and reranker; none where the file has no such parts."""
     if "local_head.weight" not in state or "Reranker.pair_head.weight" not in state:
         return {}
