@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from vitgal.models.xcit import XCiTSizes
 
 # what no shape tells: attention heads by the sizes that do show
 MATCHER_HEADS = {(6, 1024): 4, (2, 256): 2}  # (layers, hidden width): published, mini
+RESNET50_STEM, PUBLISHED_SIZE = (64, 3, 7, 7), (480, 640)
 DEIT_HEADS = {384: 6, 768: 12, 128: 4}  # width of tokens: DeiT-S, DeiT-B, mini
 
 
@@ -91,14 +92,27 @@ def load_r2former(path: Path) -> PlaceNetwork:
     """
     state = plain_names(read_checkpoint(path)[R2FORMER_ENTRY])
     options = _read_reranking(state)
+    net: R2Former
     if "backbone.0.weight" in state:
-        require_entries(state, ["local_head.weight"], path, "R2Former on ResNet-50 with reranking")
-        size, net = (480, 640), cast(R2Former, ResNetR2Former(**options))
+        size, net = _make_resnet(state, options, path)
     else:
         deit, size = _make_deit(state, path)
         net = DeiTR2Former(deit, **options)
     has_reranking = load_network(net, path, allow_global=True)
     return PlaceNetwork(net.eval(), size, has_reranking)
+
+
+def _make_resnet(
+    state: Mapping[str, Tensor], options: dict[str, Any], path: Path
+) -> tuple[tuple[int, int], R2Former]:
+    require_entries(state, ["local_head.weight"], path, "R2Former on ResNet-50 with reranking")
+    stem = tuple(state["backbone.0.weight"].shape)
+    if stem != RESNET50_STEM:
+        raise ValueError(
+            f"{path} is R2Former on a network whose first layer is {stem}; known are DeiTs and "
+            f"ResNet-50, {RESNET50_STEM}"
+        )
+    return PUBLISHED_SIZE, ResNetR2Former(**options)
 
 
 def _make_deit(state: Mapping[str, Tensor], path: Path) -> tuple[DeiT, tuple[int, int]]:

@@ -84,6 +84,10 @@ def test_sizes_that_no_shape_tells_are_refused(tmp_path):
     path = save_checkpoint(tmp_path / "m.pt", state=state_of(matcher))
     with pytest.raises(ValueError, match="3 layers with 1024 hidden numbers; known are"):
         load_matcher(path)
+    other = {"backbone.0.weight": torch.zeros(32, 3, 5, 5), "local_head.weight": torch.zeros(8, 4)}
+    path = save_checkpoint(tmp_path / "cnn.pth", model_state_dict=other)
+    with pytest.raises(ValueError, match=r"first layer is \(32, 3, 5, 5\); known are DeiTs and"):
+        load_r2former(path)
     net = make_place_network()
     net.backbone.pos_embed = torch.nn.Parameter(torch.zeros(1, 2 + 50, 128))
     path = save_checkpoint(tmp_path / "r.pth", model_state_dict=state_of(net))
