@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from rrt_gld.datasets.image_set import EvalSet, ImageSet
+from rrt_gld.datasets.image_set import EvalSet, ItemImages
 from rrt_gld.models.matcher import Matcher
 from rrt_gld.models.scoring import PairScorer
 from rrt_gld.reranking import Reranked, rerank
@@ -31,8 +31,8 @@ class Evaluation(NamedTuple):
 
 def score_pairs_from_files(
     scorer: PairScorer,
-    queries: ImageSet,
-    gallery: ImageSet,
+    queries: ItemImages,
+    gallery: ItemImages,
     pairs: np.ndarray,
     ranks: Ranks | None = None,
     progress: bool = True,
@@ -63,7 +63,7 @@ def score_pairs_from_files(
     return ranks.gather_scores(scores[np.argsort(mine)], shares)
 
 
-def _encode(scorer: PairScorer, images: ImageSet, i: int) -> Any:
+def _encode(scorer: PairScorer, images: ItemImages, i: int) -> Any:
     item = images.load_item(int(i))
     return scorer.encode(item.global_, item.local, item.scales)
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rrt_gld.datasets.image_set import ImageSet
+from rrt_gld.datasets.image_set import LocalImages
 from utils.descriptors import LocalFeatures
 
 MODELS = {"homography": 4, "fundamental": 8}  # and the matches that one needs at least
@@ -67,10 +67,13 @@ def _pydegensac_inliers(source: np.ndarray, target: np.ndarray, estimator: Estim
         "homography": pydegensac.findHomography,
         "fundamental": pydegensac.findFundamentalMatrix,
     }
-    # its own seed is the clock
-    _, mask = find[estimator.model](
-        source, target, estimator.threshold, CONFIDENCE, MAX_ITERATIONS, seed=0
-    )
+    try:
+        # its own seed is the clock
+        _, mask = find[estimator.model](
+            source, target, estimator.threshold, CONFIDENCE, MAX_ITERATIONS, seed=0
+        )
+    except np.linalg.LinAlgError:  # the model that it found is singular: none
+        return np.zeros(len(source), bool)
     return np.asarray(mask, dtype=bool).reshape(-1)
 
 
@@ -108,8 +111,8 @@ def verify(
 
 
 def count_inliers(
-    queries: ImageSet,
-    gallery: ImageSet,
+    queries: LocalImages,
+    gallery: LocalImages,
     pairs: np.ndarray,
     estimator: Estimator,
     ratio: float = 1.0,
@@ -117,7 +120,7 @@ def count_inliers(
 ) -> np.ndarray:
     """(P,) float32 inliers of `pairs` (P, 2): query, gallery image. Each file is read once.
 
-    The first `max_sequence_len` features of each image take part.
+    Those features take part that the two sets hand out (`max_sequence_len` of an ImageSet).
     """
     of_query = {int(i): queries.load_local(int(i)) for i in np.unique(pairs[:, 0])}
     scores = np.zeros(len(pairs), dtype=np.float32)

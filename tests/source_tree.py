@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCH_SYSTEMS = ("rrt_gld", "rrt_sop", "vitgal", "r2former")
 TENSORFLOW_SYSTEMS = ("delg_training", "delg_scripts")
 SYSTEMS = (*TORCH_SYSTEMS, *TENSORFLOW_SYSTEMS)
-OTHER_FOLDERS = ("utils", "data", "benchmarks", "tests")  # with Python files, but no system
+JOINING_FOLDERS = ("search",)  # may import all systems of torch; no system imports them
+OTHER_FOLDERS = ("utils", "data", "benchmarks", "tests", *JOINING_FOLDERS)  # no systems
 
 
 def existing(names: tuple[str, ...]) -> list[str]:

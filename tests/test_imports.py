@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.source_tree import (
+    JOINING_FOLDERS,
     OTHER_FOLDERS,
     ROOT,
     SYSTEMS,
@@ -68,7 +69,7 @@ def modules_of(folder: str) -> list[str]:
     return [module_name(path) for path in python_files(folder)]
 
 
-@pytest.mark.parametrize("system", [*existing(SYSTEMS), "data", "hubconf"])
+@pytest.mark.parametrize("system", [*existing(SYSTEMS), "data", "hubconf", *JOINING_FOLDERS])
 def test_importing_a_system_keeps_frameworks_apart_and_starts_nothing(system: str) -> None:
     modules = [system] if (ROOT / f"{system}.py").exists() else modules_of(system)
     if not modules:
@@ -110,14 +111,16 @@ def test_guard_sees_frameworks_files_and_network(tmp_path: Path) -> None:
 def test_systems_import_no_other_system(system: str) -> None:
     allowed = {system, *(["delg_training"] if system == "delg_scripts" else [])}
     for path in python_files(system):
-        others = {name.split(".")[0] for name in imports_of(path)} & set(SYSTEMS) - allowed
+        forbidden = {*SYSTEMS, *JOINING_FOLDERS} - allowed
+        others = {name.split(".")[0] for name in imports_of(path)} & forbidden
         assert not others, f"{path.relative_to(ROOT)} imports {others}"
 
 
 def test_utils_imports_no_system_and_no_sacred() -> None:
     for path in python_files("utils"):
         found = {name.split(".")[0] for name in imports_of(path)}
-        forbidden = found & {*SYSTEMS, "sacred", "tensorflow", "tests", "data", "benchmarks"}
+        outside = {"sacred", "tensorflow", "tests", "data", "benchmarks"}
+        forbidden = found & {*SYSTEMS, *JOINING_FOLDERS, *outside}
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
         if "torch" in found:
             assert is_torch(module_name(path)), (
@@ -139,6 +142,15 @@ def test_torch_systems_import_no_tensorflow(system: str) -> None:
     for path in python_files(system):
         names = {name.split(".")[0] for name in imports_of(path)}
         assert not names & {"tensorflow", "keras"}, f"{path.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("folder", JOINING_FOLDERS)
+def test_folders_that_join_systems_need_no_tensorflow(folder: str) -> None:
+    """Descriptors of TensorFlow's systems enter as files; options come from the command line."""
+    for path in python_files(folder):
+        names = {name.split(".")[0] for name in imports_of(path)}
+        forbidden = names & {"tensorflow", "keras", "sacred", *TENSORFLOW_SYSTEMS}
+        assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
 
 
 @pytest.mark.parametrize("system", existing(SYSTEMS))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,6 +47,20 @@ class Item(NamedTuple):
     local: np.ndarray  # (n, D) float32, best first, n <= max_sequence_len
     scales: np.ndarray  # (n,) int64 scale index 0..6
     positions: np.ndarray  # (n, 2) float32, (x / width, y / height)
+
+
+class ItemImages(Protocol):
+    """Images that the matcher can read: an `ImageSet`, or rows of another store."""
+
+    def load_item(self, i: int) -> Item:
+        """Image i without padding."""
+
+
+class LocalImages(Protocol):
+    """Images whose local features can be verified."""
+
+    def load_local(self, i: int) -> LocalFeatures:
+        """The local features that are used of image i."""
 
 
 class ImageSet:
@@ -149,7 +163,7 @@ class ImageSet:
         features = self.load_local(i)
         local = np.asarray(features.descriptors, dtype=np.float32).reshape(-1, self.local_dim)
         if self.local_mean is not None:
-            local = _center(local, self.local_mean)
+            local = center(local, self.local_mean)
         # stored as (y, x); sizes are (width, height), 0 where prepare_data did not read them
         positions = features.locations[:, ::-1] / np.where(self.sizes[i] > 0, self.sizes[i], np.inf)
         positions = positions.astype(np.float32)
@@ -189,7 +203,8 @@ def _load_mean(path: str | Path, width: int) -> np.ndarray:
         return file["mean"].astype(np.float32)
 
 
-def _center(local: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def center(local: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Rows (N, D) less `mean` (D,), then of unit length."""
     centered = local - mean
     norms = np.linalg.norm(centered, axis=1, keepdims=True)
     return centered / np.maximum(norms, np.float32(1e-12))

@@ -97,3 +97,18 @@ def test_each_image_is_read_once():
     expected = [len(verify(sides[q][0], sides[g][1], estimator)) for q, g in pairs]
     assert counts.tolist() == expected
     assert counts[1] >= 29
+
+
+def test_a_singular_model_of_the_estimator_has_no_inliers(monkeypatch):
+    """pydegensac raises on some degenerate photographs; the release counts that as none."""
+    import pydegensac
+
+    def fail(*_, **__):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(pydegensac, "findHomography", fail)
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((20, 8)).astype(np.float32)
+    features = LocalFeatures(rng.uniform(0, 99, (20, 2)), np.ones(20), rows, np.ones(20))
+    estimator = make_estimator("pydegensac", "homography", 4.0)
+    assert len(verify(features, features, estimator)) == 0
