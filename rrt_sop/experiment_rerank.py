@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sacred import Experiment
 
-from rrt_sop.datasets.image_list import ImageList
+from rrt_sop.datasets.image_list import ImageList, LabelledItems
 from rrt_sop.datasets.ingredient import (
     dataset_ingredient,
     load_test_lists,
@@ -24,6 +24,7 @@ from rrt_sop.datasets.ingredient import (
 )
 from rrt_sop.datasets.samplers import TripletSampler
 from rrt_sop.evaluation import evaluate_reranked
+from rrt_sop.frozen_views import make_frozen_views
 from rrt_sop.models.ingredient import make_model, model_ingredient
 from rrt_sop.retrieval import neighbour_origin
 from rrt_sop.training import Guard, Net, RerankStage
@@ -75,6 +76,7 @@ def config():
     visdom_freq = 20  # steps between console lines
     steps_per_epoch = None  # None: each anchor once; else that many steps make an epoch
     max_minutes = None  # wall-clock budget of training; then one more evaluation and a clean end
+    cached_views = None  # frozen backbone: its outputs of that many crops per image, computed once
     autocast = False  # forward pass of training in bfloat16
     checkpoint_every = 1000  # steps between writes of last.pt; 0: at epoch ends only
     continue_from = None  # last.pt of an interrupted run: goes on exactly where it stood
@@ -133,6 +135,9 @@ def make_run(
     steps_per_epoch: int | None,
     rerank_depth: int,
     guard_steps: int,
+    cached_views: int | None,
+    seed: int,
+    temp_dir: str,
     dataset: dict[str, Any],
     _config: Any,
     _run: Any,
@@ -144,6 +149,9 @@ def make_run(
     steps = steps_of_epoch(sampler, steps_per_epoch)
     net = load_net(images.num_classes, stage)
     ks, loading = tuple(dataset["recalls"]), make_loading(dataset)
+    views: LabelledItems = images
+    if cached_views is not None:
+        views = make_frozen_views(net, images, cached_views, seed, temp_dir, loading, stage)
 
     def evaluate_now() -> dict[str, float]:
         return evaluate_reranked(
@@ -152,7 +160,7 @@ def make_run(
 
     return TrainingRun(
         make_parts(net, _config, steps),
-        TrainingSet(images, sampler, stage) if sampler is not None else None,
+        TrainingSet(views, sampler, stage) if sampler is not None else None,
         evaluate_now,
         _run.log_scalar,
         make_run_options(_config, steps),
@@ -164,9 +172,9 @@ def make_run(
 
 
 @ex.automain
-def main(cpu, autocast, continue_from, continue_run, _config, _run):
+def main(cpu, autocast, cached_views, continue_from, continue_run, _config, _run):
     check_options(_config)
-    stage = RerankStage(autocast, start_ranks(cpu))
+    stage = RerankStage(autocast, start_ranks(cpu), cached_views is not None)
     run = make_run(stage)
     run.start(continue_from, continue_run)
     best = finish_run(run, _run)

@@ -37,19 +37,23 @@ class Loading:
 
 
 class Store:
-    """(N, ...) float32 rows filled in order; with a path, in a file beside a mark of what is done.
+    """(N, ...) rows filled in order; with a path, in a file beside a mark of what is done.
 
     A file of the same origin is taken up where it stood; one of another origin is made anew.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], path: Path | None = None, origin: dict[str, Any] | None = None
+        self,
+        shape: tuple[int, ...],
+        path: Path | None = None,
+        origin: dict[str, Any] | None = None,
+        dtype: type[np.floating] = np.float32,
     ) -> None:
         """`path`: ending in .npy; `origin`: plain values which say what the rows are made from."""
-        self.path, self.done = path, 0
+        self.path, self.done, self.dtype = path, 0, dtype
         self.array: np.ndarray
         if path is None:
-            self.array = np.empty(shape, np.float32)
+            self.array = np.empty(shape, dtype)
             return
         self.mark = path.with_suffix(".json")
         self.record = json.loads(json.dumps({"origin": origin, "shape": list(shape)}))
@@ -61,7 +65,7 @@ class Store:
             logger.info("%s: %d of %d rows are there, going on", path, found, shape[0])
         else:
             self.mark.unlink(missing_ok=True)
-            self.array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            self.array = np.lib.format.open_memmap(path, "w+", dtype, shape)
 
     def _read_mark(self) -> int | None:
         """Rows that are there; None when the file is missing, damaged or of another origin."""
@@ -73,7 +77,7 @@ class Store:
             array = np.load(self.path, mmap_mode="r")
         except (ValueError, OSError, EOFError):
             return None
-        fits = list(array.shape) == self.record["shape"] and array.dtype == np.float32
+        fits = list(array.shape) == self.record["shape"] and array.dtype == self.dtype
         same = {key: mark.get(key) for key in self.record} == self.record
         return int(mark["done"]) if fits and same else None
 
@@ -173,4 +177,4 @@ def share_rows(array: np.ndarray, ranks: Ranks) -> None:
         part = flat[start : start + step]
         others = np.arange(start, start + len(part)) % ranks.world != ranks.rank
         part[others] = 0
-        part[:] = ranks.sum_(torch.from_numpy(part).to(ranks.device)).cpu().numpy()
+        part[:] = ranks.sum_(torch.from_numpy(part).to(ranks.device).float()).cpu().numpy()

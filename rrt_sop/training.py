@@ -115,6 +115,7 @@ class RerankStage:
 
     autocast: bool = False
     ranks: Ranks = field(default_factory=Ranks)
+    stored: bool = False  # batches hold outputs of the frozen backbone instead of images
     unit: int = 3
     items: str = "pairs"
 
@@ -128,7 +129,8 @@ class RerankStage:
             return batch.labels.new_zeros(()).float(), batch.labels.new_zeros(())
         kind = batch.images.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast):
-            maps = net.embed_local(batch.images)
+            embed = net.local_map if self.stored else net.embed_local
+            maps = embed(batch.images)
             logits = triplet_logits(net.matcher, maps)
         loss, correct = pair_loss(logits.float())
         (loss / self.count(batch)).backward()

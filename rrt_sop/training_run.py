@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rrt_sop.datasets.batches import Batch, Sharing, make_batches
-from rrt_sop.datasets.image_list import ImageList
+from rrt_sop.datasets.image_list import LabelledItems
 from rrt_sop.datasets.samplers import Sampler
 from rrt_sop.optimisation import PER_STEP
 from rrt_sop.run_state import RunParts, load_run, save_best, save_run
@@ -76,7 +76,7 @@ LogScalar = Callable[[str, float, float], None]  # name, value, step
 class TrainingSet:
     """Images, how their batches are drawn, and what a step does with them."""
 
-    images: ImageList
+    images: LabelledItems
     sampler: Sampler
     stage: Stage
 

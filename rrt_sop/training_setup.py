@@ -20,11 +20,19 @@ from utils.paths import require_file
 SETUP_KEYS = (
     *("epochs", "optim", "lr", "momentum", "nesterov", "weight_decay", "no_bias_decay"),
     *("scheduler", "scheduler_tau", "scheduler_gamma", "warmup_steps", "max_norm", "autocast"),
-    *("seed", "temperature", "resume"),
+    *("seed", "temperature", "resume", "cached_views"),
 )
 DATASET_KEYS = (
     *("name", "train_file", "test_file", "batch_size", "sampler", "num_identities"),
-    *("num_iterations", "crop_size", "smallest_crop", "test_resize", "test_crop", "keypoints"),
+    *(
+        "random_negatives",
+        "num_iterations",
+        "crop_size",
+        "smallest_crop",
+        "test_resize",
+        "test_crop",
+        "keypoints",
+    ),
 )
 UNSHARED_MODEL_KEYS = ("pretrained", "backbone_weights")  # where the first weights came from
 

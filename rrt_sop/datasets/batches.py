@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rrt_sop.datasets.image_list import DrawnItems, ImageList
+from rrt_sop.datasets.image_list import DrawnItems, LabelledItems
 
 SEEDS = 2**63
 
@@ -18,7 +18,8 @@ SEEDS = 2**63
 class Batch:
     """One process's share of a global batch of B images."""
 
-    images: Tensor | None  # (b, 3, H, W) in [0, 1]; None where the share is empty
+    # (b, 3, H, W) in [0, 1], or what stands for them; None where the share is empty
+    images: Tensor | None
     places: Tensor  # (b,) int64: where these images stand in the global batch, ascending
     labels: Tensor  # (B,) int64, of the whole global batch
 
@@ -42,7 +43,7 @@ class Sharing:
 
 
 def make_batches(
-    images: ImageList,
+    images: LabelledItems,
     batches: Sequence[np.ndarray],
     done: int,
     epoch_seed: int,

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,18 @@ from utils.paths import require_files
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 Transform = Callable[[Image.Image], Tensor]
+
+
+class LabelledItems(Protocol):
+    """Items (tensor, label, index) that batches are drawn from: images, or what stands for them."""
+
+    labels: np.ndarray  # (N,) int64
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        """Item `index`; what is random in it comes from torch's stream."""
 
 
 class ImageList(Dataset[tuple[Tensor, int, int]]):
@@ -81,14 +93,14 @@ def share_labels(queries: ImageList, gallery: ImageList) -> None:
 
 
 class DrawnItems(Dataset[tuple[Tensor, int, int]]):
-    """Items of an `ImageList` by (index, seed): the transform draws from a stream of that seed.
+    """Items by (index, seed): what is random in them is drawn from a stream of that seed.
 
     So an image's crop depends neither on the worker that reads it nor on the images before it: an
     interrupted epoch goes on with the crops that it would have had, with any number of workers and
     processes.
     """
 
-    def __init__(self, images: ImageList) -> None:
+    def __init__(self, images: LabelledItems) -> None:
         self.images = images
 
     def __len__(self) -> int:

@@ -112,6 +112,7 @@ class TripletSampler:
         nn_inds: np.ndarray,
         batch_size: int,
         num_candidates: int = NUM_CANDIDATES,
+        random_negatives: float = 0.0,
     ) -> None:
         """Find the usable anchors and sort out their candidates.
 
@@ -120,15 +121,20 @@ class TripletSampler:
             nn_inds: (N, K) neighbours of each image within the same list, nearest first.
             batch_size: images per batch, a multiple of 3: batch_size / 3 triplets.
             num_candidates: first columns of `nn_inds` that negatives are drawn from.
+            random_negatives: share of the triplets, on average, whose negative is any image of
+                another identity instead; published: 0.
 
         Raises:
-            ValueError: a batch size that is no multiple of 3, a table of another size or with
-                indices out of range, no usable anchor.
+            ValueError: a batch size that is no multiple of 3, a share beyond 0..1, a table of
+                another size or with indices out of range, no usable anchor.
         """
         if batch_size < 3 or batch_size % 3:
             raise ValueError(f"batch_size is {batch_size}, expected a multiple of 3 (triplets)")
         if num_candidates < 1:
             raise ValueError(f"num_candidates is {num_candidates}, expected at least 1")
+        if not 0 <= random_negatives <= 1:
+            raise ValueError(f"random_negatives is {random_negatives}, expected a share 0..1")
+        self.random_negatives = random_negatives
         if nn_inds.ndim != 2 or len(nn_inds) != len(labels):
             raise ValueError(
                 f"the neighbour table is {nn_inds.shape}, but there are {len(labels)} training "
@@ -188,7 +194,19 @@ class TripletSampler:
         j += j >= self.place[anchors]  # all but the anchor itself
         positives = self.order[self.start[anchors] + j]
         k = (uniform[:, 1] * self.num_negatives[anchors]).astype(np.int64)
-        return np.stack([anchors, positives, self.negatives[anchors, k]], axis=1)
+        negatives = self.negatives[anchors, k]
+        if self.random_negatives:
+            negatives = np.where(*self._draw_from_all(anchors), negatives)
+        return np.stack([anchors, positives, negatives], axis=1)
+
+    def _draw_from_all(self, anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(A,) bool, whether to take it; (A,) any image of another identity than the anchor's."""
+        draws = [random.random() for _ in range(2 * len(anchors))]
+        chance, place = np.array(draws).reshape(-1, 2).T
+        own = self.num_positives[anchors] + 1
+        j = (place * (len(self.order) - own)).astype(np.int64)
+        j += own * (j >= self.start[anchors])  # the identity's images stand side by side
+        return chance < self.random_negatives, self.order[j]
 
     def draw_batches(self) -> list[np.ndarray]:
         """One epoch: batches (3 T,) int64, anchor, positive, negative, anchor, ...; rest last."""

@@ -153,7 +153,11 @@ class RerankNet(nn.Module):
 
     def embed_local(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_local_features, h, w), not normalised."""
-        return self.remap_local(self.features(images))
+        return self.local_map(self.features(images))
+
+    def local_map(self, features: Tensor) -> Tensor:
+        """(B, W, h, w) of the last stage -> (B, num_local_features, h, w), not normalised."""
+        return self.remap_local(features)
 
     def forward(
         self,
@@ -178,7 +182,7 @@ class RerankNet(nn.Module):
             raise ValueError("give images (B, 3, H, W), or pair=True with two local maps")
         features = self.features(images)
         global_ = self.global_feature(features)
-        return self.classify(global_), global_, self.remap_local(features)
+        return self.classify(global_), global_, self.local_map(features)
 
 
 def make_stock(arch: str) -> Any:
