@@ -9,6 +9,7 @@ from torch import Tensor
 
 from r2former.models.deit import DeiT
 from r2former.models.network import DeiTR2Former, R2Former, ResNetR2Former
+from r2former.models.resnet import MiniResNetFeatures
 from r2former.models.weights import ENTRY as R2FORMER_ENTRY
 from r2former.models.weights import load_network, plain_names, read_checkpoint
 from rrt_gld.models.matcher import Matcher
@@ -22,6 +23,7 @@ from vitgal.models.xcit import XCiTSizes
 # what no shape tells: attention heads by the sizes that do show
 MATCHER_HEADS = {(6, 1024): 4, (2, 256): 2}  # (layers, hidden width): published, mini
 RESNET50_STEM, PUBLISHED_SIZE = (64, 3, 7, 7), (480, 640)
+MINI_SIZE = (96, 128)  # of the images of generated streets
 DEIT_HEADS = {384: 6, 768: 12, 128: 4}  # width of tokens: DeiT-S, DeiT-B, mini
 
 
@@ -107,12 +109,16 @@ def _make_resnet(
 ) -> tuple[tuple[int, int], R2Former]:
     require_entries(state, ["local_head.weight"], path, "R2Former on ResNet-50 with reranking")
     stem = tuple(state["backbone.0.weight"].shape)
-    if stem != RESNET50_STEM:
+    if stem == RESNET50_STEM:
+        return PUBLISHED_SIZE, ResNetR2Former(out_dim=len(state["aggregation.1.weight"]), **options)
+    features = MiniResNetFeatures()
+    if stem != tuple(features.state_dict()["0.weight"].shape):
         raise ValueError(
-            f"{path} is R2Former on a network whose first layer is {stem}; known are DeiTs and "
-            f"ResNet-50, {RESNET50_STEM}"
+            f"{path} is R2Former on a network whose first layer is {stem}; known are DeiTs, "
+            f"ResNet-50, {RESNET50_STEM}, and its mini size"
         )
-    return PUBLISHED_SIZE, ResNetR2Former(**options)
+    out_dim = len(state["aggregation.1.weight"])
+    return MINI_SIZE, ResNetR2Former(out_dim=out_dim, backbone=features, **options)
 
 
 def _make_deit(state: Mapping[str, Tensor], path: Path) -> tuple[DeiT, tuple[int, int]]:

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import hubconf
+from r2former.models.network import ResNetR2Former
+from r2former.models.resnet import MiniResNetFeatures
 from rrt_gld.models.ingredient import RRT_MINI_SIZES
 from search.weights import load_matcher, load_r2former, load_vitgal
 from tests.search.conftest import make_place_network
@@ -56,6 +58,14 @@ def test_published_r2former_is_rebuilt(tmp_path, backbone):
     assert (loaded.size, loaded.has_reranking) == ((480, 640), True)
 
 
+def test_r2former_on_the_mini_network_is_rebuilt(tmp_path):
+    saved = ResNetR2Former(128, 64, 64, MiniResNetFeatures(), depth=2, pair_depth=1).eval()
+    path = save_checkpoint(tmp_path / "mini.pth", model_state_dict=state_of(saved))
+    loaded = load_r2former(path)
+    require_equal(loaded.net, saved)
+    assert (loaded.size, loaded.has_reranking, loaded.net.num_local) == ((96, 128), True, 64)
+
+
 def test_a_global_model_of_r2former_has_no_reranking(tmp_path):
     net = make_place_network()
     path = save_checkpoint(tmp_path / "g.pth", model_state_dict=state_of(net.backbone))
@@ -84,9 +94,9 @@ def test_sizes_that_no_shape_tells_are_refused(tmp_path):
     path = save_checkpoint(tmp_path / "m.pt", state=state_of(matcher))
     with pytest.raises(ValueError, match="3 layers with 1024 hidden numbers; known are"):
         load_matcher(path)
-    other = {"backbone.0.weight": torch.zeros(32, 3, 5, 5), "local_head.weight": torch.zeros(8, 4)}
+    other = {"backbone.0.weight": torch.zeros(32, 3, 3, 3), "local_head.weight": torch.zeros(8, 4)}
     path = save_checkpoint(tmp_path / "cnn.pth", model_state_dict=other)
-    with pytest.raises(ValueError, match=r"first layer is \(32, 3, 5, 5\); known are DeiTs and"):
+    with pytest.raises(ValueError, match=r"first layer is \(32, 3, 3, 3\); known are DeiTs, "):
         load_r2former(path)
     net = make_place_network()
     net.backbone.pos_embed = torch.nn.Parameter(torch.zeros(1, 2 + 50, 128))
