@@ -57,6 +57,7 @@ class Model(Protocol):
         max_feature_num: int,
         threshold: float,
         global_indices: np.ndarray,
+        /,
     ) -> ModelOutputs:
         """uint8 (H, W, 3), float32 (S,), ..., int32 (G,); what it does not output is empty."""
 

@@ -129,12 +129,17 @@ class RerankStage:
             return batch.labels.new_zeros(()).float(), batch.labels.new_zeros(())
         kind = batch.images.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast):
-            embed = net.local_map if self.stored else net.embed_local
-            maps = embed(batch.images)
+            maps = self._local_maps(net, batch.images)
             logits = triplet_logits(net.matcher, maps)
         loss, correct = pair_loss(logits.float())
         (loss / self.count(batch)).backward()
         return loss.detach(), correct
+
+    def _local_maps(self, net: Net, images: Tensor) -> Tensor:
+        if not self.stored:
+            return net.embed_local(images)
+        assert isinstance(net, RerankNet)  # `make_frozen_views` takes no other network
+        return net.local_map(images)
 
 
 Stage = GlobalStage | RerankStage

@@ -13,7 +13,7 @@ from delg_training.models.delf import Delf
 from delg_training.models.export import PyramidModel
 from tests.delg_training.golden_models import golden_model
 
-TOLERANCE = {"rtol": 1e-3, "atol": 1e-3}  # of the manifest, for forward outputs
+TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}  # of the manifest, for forward outputs
 IMAGE = {"input_image": "uint8[None, None, 3]"}  # inputs of the published signatures
 FED = {"input_scales": "float32[None]"}
 LOCAL = {"input_max_feature_num": "int32[]", "input_abs_thres": "float32[]"}
@@ -66,7 +66,7 @@ def compare_features(
     ours: Mapping[str, np.ndarray],
     expected: Mapping[str, np.ndarray],
     scores: str,
-    tolerances: Mapping[str, dict[str, float]],
+    tolerances: Mapping[str, dict[str, Any]],
     kept: Mapping[str, int],
 ) -> None:
     """Every array of `expected`; `scores` names the one that both are sorted by.

@@ -1,6 +1,7 @@
 """Exported graphs against the reference answers, a plain loop, and their own SavedModels."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from tests.delg_training.golden_extraction import (
 from tests.delg_training.golden_models import SYSTEM, golden_outputs, image
 from tests.golden_recipe import array, load_manifest
 
-ARITHMETIC = {"rtol": 1e-5, "atol": 1e-6}
+ARITHMETIC: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 PICTURE = ("golden/extract", 170, 226)
 SCALES = np.array([0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0], np.float32)
 GLOBAL_INDICES = np.array([3, 4, 5], np.int32)
@@ -214,7 +215,12 @@ def test_subsampled_bottleneck_may_be_the_first_of_its_block() -> None:
     network = tiny_network(depths=(1, 1, 1, 1))
     picture = image("export/first", 97, 70)
     ours = call_eagerly(
-        LocalAndGlobalModel(network), picture, SCALES[4:5], 99, np.float32(0), np.int32([0])
+        LocalAndGlobalModel(network),
+        picture,
+        SCALES[4:5],
+        99,
+        np.float32(0),
+        np.array([0], np.int32),
     )
     expected = plain_extraction(network, picture, SCALES[4:5], 99, 0.0, [0])
     tolerance = {"rtol": 1e-4, "atol": 1e-5}
@@ -257,7 +263,7 @@ def test_saved_global_model_has_the_published_signature_and_gives_the_same(
     values = {
         "input_image": image("export/saved", 90, 110),
         "input_scales": SCALES[[1, 4, 5]],
-        "input_global_scales_ind": np.int32([2, 1]),
+        "input_global_scales_ind": np.array([2, 1], np.int32),
     }
     found = loaded(**{name: tf.constant(value) for name, value in values.items()})[output]
     direct = call_eagerly(model, *values.values())[output]
@@ -306,7 +312,7 @@ def test_nothing_is_exported_over_what_is_there(tmp_path: Path) -> None:
     ],
 )
 def test_options_of_the_global_export_are_checked(
-    arguments: dict[str, object], complaint: str
+    arguments: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         GlobalModel(tiny_network(), **arguments)

@@ -1,6 +1,7 @@
 """The extractor against the reference pipeline; models from disk; tiny pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,12 +33,15 @@ from tests.delg_training.golden_models import SYSTEM, golden_outputs, image
 from tests.golden_recipe import array, load_manifest
 from utils.descriptors import write_datum
 
-ARITHMETIC = {"rtol": 1e-5, "atol": 1e-6}
+ARITHMETIC: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 PIPELINE = load_manifest(SYSTEM, "pipeline.json")
 MAX_FEATURES, THRESHOLD, PCA_DIM, WIDTH = 25, 4.0, 40, 128
-UNIT = {"rtol": 1e-3, "atol": 2e-4}  # of unit vectors
-RESAMPLED = {"rtol": 1e-3, "atol": 5e-3}  # where another Pillow may change a grey level
-LOCATIONS = {"rtol": 1e-3, "atol": 1e-3}
+UNIT: dict[str, Any] = {"rtol": 1e-3, "atol": 2e-4}  # of unit vectors
+RESAMPLED: dict[str, Any] = {
+    "rtol": 1e-3,
+    "atol": 5e-3,
+}  # another Pillow may change a grey level
+LOCATIONS: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
 
 
 class EagerModel:
@@ -165,7 +169,8 @@ def test_locations_are_the_centres_of_boxes() -> None:
 def test_sizes_of_the_pyramid_equal_the_reference() -> None:
     pyramid = load_manifest(SYSTEM, "misc.json")["pyramid"]
     for size, expected in zip(pyramid["image_sizes"], pyramid["level_sizes"], strict=True):
-        sizes = pyramid_sizes(*size, np.float32(pyramid["scales"]))
+        height, width = size
+        sizes = pyramid_sizes(height, width, np.array(pyramid["scales"], np.float32))
         assert sizes.tolist() == expected
 
 
@@ -221,6 +226,7 @@ def test_levels_below_five_pixels_are_not_fed(
     features = Extractor(BOTH, model)(loaded(side + (side == 18), 40))
     assert fed[0].tolist() == scales
     assert fed[1].tolist() == indices
+    assert features.global_descriptor is not None
     np.testing.assert_allclose(features.global_descriptor, np.full(3, 3**-0.5), rtol=1e-6)
 
 
@@ -289,6 +295,7 @@ def test_released_form_of_tensorflow_1_is_called_by_its_tensors(tmp_path: Path) 
     assert features.local.attention.tolist() == [7.5] * 3, "threshold comes before the number"
     assert features.local.scales.tolist() == [0.5] * 3
     np.testing.assert_allclose(features.local.descriptors, np.full((3, 3), 3**-0.5), rtol=1e-6)
+    assert features.global_descriptor is not None
     np.testing.assert_allclose(features.global_descriptor, np.full(2, 2**-0.5), rtol=1e-6)
 
 

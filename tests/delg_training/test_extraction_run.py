@@ -121,6 +121,7 @@ def test_exported_model_gives_the_features_of_the_network(
         total += vector[0].numpy() / np.linalg.norm(vector[0])
         scores.append(np.ravel(local.prob))
     expected = total / np.linalg.norm(total)
+    assert features.global_descriptor is not None
     np.testing.assert_allclose(features.global_descriptor, expected, rtol=1e-4, atol=1e-5)
     best = np.sort(np.concatenate(scores))[::-1][:9]
     assert features.local is not None

@@ -177,8 +177,16 @@ def train_tiny(strategy: tf.distribute.Strategy) -> tuple[list[np.ndarray], dict
     return losses, {name: v.read_value().numpy() for name, v in named_variables(model)}
 
 
+def two_replicas() -> tf.distribute.Strategy:
+    """Sums without collective operations: TensorFlow numbers those of each strategy from the same
+    number on, and a second strategy of the process then meets the shapes of the first.
+    """
+    together = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=together)
+
+
 def test_two_replicas_make_the_steps_of_one() -> None:
-    losses, weights = train_tiny(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    losses, weights = train_tiny(two_replicas())
     expected_losses, expected = train_tiny(tf.distribute.get_strategy())
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     for name, value in expected.items():
@@ -187,7 +195,7 @@ def test_two_replicas_make_the_steps_of_one() -> None:
 
 def test_moving_averages_are_the_mean_of_the_replicas() -> None:
     """1 and 3 in the replicas: 2 is read from outside, and after synchronising also within."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     with strategy.scope():
         norm = BatchNorm("norm", 1)
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from sacred.observers import FileStorageObserver
 
+from tests.vitgal.interruptions import Clock, Interrupted, kill_after
 from tests.vitgal.train_folder import write_train_folder
 from utils.checkpoints import load_state
 from utils.paths import REPO_ROOT
@@ -87,24 +88,6 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-
-
-class Interrupted(BaseException):
-    """Stands for a kill: nothing of the run gets to react."""
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the run die in its `steps`-th step from now."""
-    left = [steps]
-    after_step = training_run.TrainingRun._after_step
-
-    def counted(self, result):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Interrupted
-        after_step(self, result)
-
-    monkeypatch.setattr(training_run.TrainingRun, "_after_step", counted)
 
 
 # ------------------------------------------------------------------ learning, files
@@ -264,17 +247,6 @@ def test_kill_during_validation_costs_no_step(folder, tmp_path, monkeypatch):
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     logs = [(tmp_path / part / "log.txt").read_text() for part in ("whole", "parts")]
     assert logs[0] == logs[1]
-
-
-class Clock:
-    """In place of the module `time`: every look at it takes a second."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 def test_time_budget_ends_the_run_cleanly_and_it_can_go_on(folder, tmp_path, monkeypatch):
