@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from r2former.datasets.place_set import Positives
 from utils.knn import search
@@ -286,19 +287,20 @@ def nearest_negatives(
     squares = np.einsum("md,md->m", vectors, vectors)
     columns = np.ascontiguousarray(-2 * vectors.T)
     chosen = np.empty((len(queries), n), np.int64)
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
-        part = slice(start, min(start + QUERIES_AT_ONCE, len(queries)))
-        mine = slice(*np.searchsorted(row, [part.start, part.stop]))  # rows ascend
-        own = features.query(queries[part])
-        rough = own @ columns
-        rough += squares
-        rough[row[mine] - start, places[mine]] = np.inf
-        near, certain = settle(own, vectors, rough, n)
-        for i in np.flatnonzero(~certain):
-            allowed = np.setdiff1d(np.arange(len(sample)), places[row == start + i])
-            _, found = search(own[i : i + 1], vectors[allowed], n, metric="l2", progress=False)
-            near[i] = allowed[found[0]]
-        chosen[part] = sample[near]
+    with threadpool_limits(1, "blas"):  # products this small are slower with several threads
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            part = slice(start, min(start + QUERIES_AT_ONCE, len(queries)))
+            mine = slice(*np.searchsorted(row, [part.start, part.stop]))  # rows ascend
+            own = features.query(queries[part])
+            rough = own @ columns
+            rough += squares
+            rough[row[mine] - start, places[mine]] = np.inf
+            near, certain = settle(own, vectors, rough, n)
+            for i in np.flatnonzero(~certain):
+                allowed = np.setdiff1d(np.arange(len(sample)), places[row == start + i])
+                _, found = search(own[i : i + 1], vectors[allowed], n, metric="l2", progress=False)
+                near[i] = allowed[found[0]]
+            chosen[part] = sample[near]
     return chosen
 
 

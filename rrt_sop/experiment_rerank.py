@@ -24,7 +24,7 @@ from rrt_sop.datasets.ingredient import (
 )
 from rrt_sop.datasets.samplers import TripletSampler
 from rrt_sop.evaluation import evaluate_reranked
-from rrt_sop.frozen_views import make_frozen_views
+from rrt_sop.frozen_views import FrozenViews, make_frozen_views
 from rrt_sop.models.ingredient import make_model, model_ingredient
 from rrt_sop.retrieval import neighbour_origin
 from rrt_sop.training import Guard, Net, RerankStage
@@ -178,5 +178,7 @@ def main(cpu, autocast, cached_views, continue_from, continue_run, _config, _run
     run = make_run(stage)
     run.start(continue_from, continue_run)
     best = finish_run(run, _run)
+    if run.training is not None and isinstance(run.training.images, FrozenViews):
+        run.training.images.remove()
     stop_ranks()
     return best

@@ -37,6 +37,10 @@ class FrozenViews(Dataset[tuple[Tensor, int, int]]):
         features = self.store.array[view * len(self.images) + index]
         return torch.from_numpy(features.astype(np.float32)), int(self.labels[index]), int(index)
 
+    def remove(self) -> None:
+        """Delete their file: the training is complete."""
+        self.store.remove()
+
 
 class SeededCrops(Dataset[tuple[Tensor, int, int]]):
     """`views` times the images, each time with other crops: item j is image j mod N, seed + j."""

@@ -56,6 +56,28 @@ def test_triplets_are_drawn_as_published(case):
     assert all(batch.dtype == np.int64 for batch in batches)
 
 
+def test_a_share_of_the_negatives_comes_from_all_other_identities():
+    """Neighbours are the next three images of 0..59, three of an identity: 60 have 57 others."""
+    labels = np.arange(20).repeat(3)
+    table = (np.arange(60)[:, None] + np.arange(1, 6)) % 60
+    random.seed(0)
+    torch.manual_seed(0)
+    sampler = TripletSampler(labels, table, 30, random_negatives=0.5)
+    drawn = np.concatenate([sampler.draw_epoch() for _ in range(100)])
+    assert (labels[drawn[:, 0]] != labels[drawn[:, 2]]).all()
+    near = (drawn[:, 2] - drawn[:, 0]) % 60 <= 5
+    # one in two from the table, and of the others 3 to 5 in 57: its share is 0.535 on average
+    assert abs(near.mean() - 0.535) < 0.03
+    others = drawn[drawn[:, 0] == 30][:, 2]
+    assert len(np.unique(others)) > 30
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_beyond_one_is_refused(share):
+    with pytest.raises(ValueError, match="random_negatives is"):
+        TripletSampler(np.zeros(2, np.int64), np.zeros((2, 1), np.int64), 3, random_negatives=share)
+
+
 def naive_triplets(labels: np.ndarray, nn_inds: np.ndarray, columns: int) -> list[list[int]]:
     """One epoch, image by image with lists, as the paper's description reads."""
     triplets = []
