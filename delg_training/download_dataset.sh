@@ -35,7 +35,8 @@ fetch() { # address, file: whole or not there under that name
 }
 
 safe_names() { # archive: whether all its members stay inside the folder
-    ! tar -tf "$1" | grep -Eq '^/|(^|/)\.\.(/|$)'
+    local names # all of them first: a pipe that grep -q closes would fail tar, not find the name
+    names="$(tar -tf "$1")" && ! grep -Eq '^/|(^|/)\.\.(/|$)' <<< "$names"
 }
 
 get_archive() { # split, number: download, check, unpack

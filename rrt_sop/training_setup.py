@@ -25,6 +25,7 @@ SETUP_KEYS = (
 DATASET_KEYS = (
     *("name", "train_file", "test_file", "batch_size", "sampler", "num_identities"),
     *(
+        "num_candidates",
         "random_negatives",
         "num_iterations",
         "crop_size",

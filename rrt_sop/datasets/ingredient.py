@@ -26,6 +26,7 @@ def config():
     train_file = "train.txt"  # list of the training images, in data_path
     test_file = "test.txt"  # list of the test images; or two lists: queries, gallery
     batch_size = 128  # images per training step, all processes together
+    num_candidates = 100  # first neighbours of a triplet's anchor that its negative is one of
     random_negatives = 0.0  # share of triplets whose negative is any other product; published: 0
     sample_per_id = 2  # images per identity in a batch of random_id; divides batch_size
     test_batch_size = 256  # images per step of evaluation
@@ -181,6 +182,7 @@ def make_triplet_sampler(
     images: ImageList,
     train_cache_nn_inds: str | None,
     batch_size: int,
+    num_candidates: int,
     random_negatives: float,
     data_path: str,
 ) -> TripletSampler:
@@ -196,7 +198,7 @@ def make_triplet_sampler(
         )
     path = require_file(train_cache_nn_inds, remedy)
     table = load_nn_inds(path, images.origin(), len(images), len(images), min_k=1)
-    made = TripletSampler(images.labels, table, batch_size, random_negatives=random_negatives)
+    made = TripletSampler(images.labels, table, batch_size, num_candidates, random_negatives)
     if made.skipped:
         logger.warning(
             "%d of %d images of %s are no anchors: single images of their identity, or without a "

@@ -206,6 +206,7 @@ DEFAULTS = {
     "sample_per_id": 2,
     "test_batch_size": 256,
     "sampler": "random",
+    "num_candidates": 100,
     "random_negatives": 0.0,
     "num_workers": 8,
     "pin_memory": True,
