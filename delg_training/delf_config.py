@@ -17,6 +17,7 @@ import numpy as np
 from delg_training.text_format import TextField, TextFormatError, Token, parse_text_format
 from utils.paths import require_file
 
+RECORD = "extracted.json"  # in the folder of features: what they were made from
 MAX_INT32 = 2**31 - 1
 BOOLS = {
     **dict.fromkeys(("true", "True", "t", "1"), True),

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from delg_training.delf_config import DelfConfig
+from delg_training.delf_config import RECORD, DelfConfig
 from delg_training.extraction import Extractor, Features
 from delg_training.image_loading import Box, ImageError, LoadedImage, load_image
 from delg_training.saved_models import fingerprint_model
@@ -22,7 +22,6 @@ from utils.paths import atomic_write
 
 logger = logging.getLogger(__name__)
 
-RECORD = "extracted.json"  # in the folder of features: what they were made from
 AHEAD = 3  # pictures that are ready or being read, per thread
 SHOWN = 5  # names in an error message
 LAUNCHERS = (  # number and count of the processes that run one command: torchrun's, srun's

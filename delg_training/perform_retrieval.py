@@ -14,6 +14,7 @@ from sacred import Experiment
 
 from delg_training.geometric_verification import Verification
 from delg_training.pair_scoring import start_tracker_early
+from delg_training.result_record import make_lists, make_record
 from delg_training.retrieval import (
     AFTER_GV,
     VERIFIED_PROTOCOLS,
@@ -24,7 +25,7 @@ from delg_training.retrieval import (
     rank_after_verification,
 )
 from delg_training.retrieval_metrics import FILE_NAME, write_metrics
-from delg_training.retrieval_rows import GV, choose_expected, finish
+from delg_training.retrieval_rows import GV, choose_expected, finish, is_tabled, to_metrics
 from utils.paths import REPO_ROOT
 from utils.revisited import load_ground_truth
 
@@ -79,23 +80,41 @@ def verify_heads(similarities, gnd, folders, output_dir, num_to_rerank, num_proc
     )
 
 
+@ex.capture
+def save_results(
+    results, heads, ranks, gnd, folders, expected,
+    dataset_file_path, num_to_rerank, row, strict, _run,
+):  # fmt: skip
+    """Rows and record; returns the metrics. `heads`: what `verify_heads` gives, or empty."""
+    settings, path = make_verification(), Path(dataset_file_path)
+    protocols, lists, described, script = {"": "global ranking"}, [], {}, row
+    if heads:
+        protocols[GV] = f"first {num_to_rerank} by inliers: {settings}"
+        described = {"verification": str(settings), "num_to_rerank": num_to_rerank}
+        aps = results["medium"]["ap"], results[f"medium{AFTER_GV}"]["ap"]
+        lists = make_lists(path, gnd, (ranks, heads["medium"]), aps)
+        script = row if is_tabled(settings, num_to_rerank) else None
+    record = make_record(path, gnd, folders, results, KS, lists, described)
+    metrics = to_metrics(results, KS)
+    finish(_run, metrics, record, expected, protocols, script, strict)
+    return metrics
+
+
 @ex.automain
 def main(
     dataset_file_path, query_features_dir, index_features_dir, use_geometric_verification,
-    output_dir, num_to_rerank, row, strict, _run, _log,
+    output_dir, num_to_rerank, row, _run, _log,
 ):  # fmt: skip
-    settings = make_verification()
-    expected = choose_expected(row, settings, num_to_rerank)
+    expected = choose_expected(row, make_verification(), num_to_rerank)
     gnd = load_ground_truth(dataset_file_path)
     folders = FeatureFolders(Path(query_features_dir), Path(index_features_dir))
     similarities = compute_similarities(folders, gnd)
-    results = measure(dict.fromkeys(VERIFIED_PROTOCOLS, rank(similarities)), gnd, KS)
-    protocols = {"": "global ranking"}
-    if use_geometric_verification:
-        results |= measure(verify_heads(similarities, gnd, folders), gnd, KS, AFTER_GV)
-        protocols[GV] = f"first {num_to_rerank} by inliers: {settings}"
+    ranks = rank(similarities)
+    results = measure(dict.fromkeys(VERIFIED_PROTOCOLS, ranks), gnd, KS)
+    heads = verify_heads(similarities, gnd, folders) if use_geometric_verification else {}
+    results |= measure(heads, gnd, KS, AFTER_GV)
     path = Path(output_dir) / FILE_NAME
     write_metrics(path, results, KS)
     _log.info("%s written", path)
     _run.add_artifact(str(path))
-    return finish(_run, results, KS, expected, protocols, strict, row)
+    return save_results(results, heads, ranks, gnd, folders, expected)

@@ -9,9 +9,9 @@ import numpy as np
 from rrt_gld.demo_search import Search
 from rrt_gld.evaluation import compute_reranked_metrics
 from rrt_gld.geometric import make_estimator, verify
-from rrt_gld.ranked_lists import make_lists
 from rrt_gld.reranking import Reranked
 from rrt_gld.sift import crop
+from utils.ranked_lists import make_ranked_lists
 from utils.report import MatchPicture, RankedList, draw_matches, results_table, write_page
 from utils.results import Row
 from utils.revisited import evaluate_ranks
@@ -52,8 +52,8 @@ def make_search_lists(search: Search, reranked: Reranked) -> list[RankedList]:
     if search.gnd is not None:
         before = evaluate_ranks(search.nn_inds, search.gnd)["medium"]["ap"]
         after = compute_reranked_metrics(reranked, search.gnd)[1]["M"]
-    return make_lists(
-        search.query_paths, search.boxes, search.gallery_paths, search.gnd,
+    return make_ranked_lists(
+        search.query_paths, search.boxes, search.gallery_paths.__getitem__, search.gnd,
         (search.nn_inds, reranked.medium), (before, after),
     )  # fmt: skip
 

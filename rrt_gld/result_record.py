@@ -8,8 +8,8 @@ import numpy as np
 
 from rrt_gld.datasets.image_set import EvalSet, ImageSet
 from rrt_gld.evaluation import Evaluation
-from rrt_gld.ranked_lists import make_lists
 from utils.paths import hash_files
+from utils.ranked_lists import make_ranked_lists
 from utils.result_files import BEFORE, Protocol, Record, make_protocol
 from utils.revisited import GroundTruth, evaluate_ranks
 
@@ -73,8 +73,9 @@ def make_reranked_record(
     """Of reranked heads: APs before and after, lists of the Medium protocol."""
     before = evaluate_ranks(test.nn_inds, test.gnd)
     first = {letter: before[key]["ap"] for letter, key in (("M", "medium"), ("H", "hard"))}
-    lists = make_lists(
-        image_paths(test.queries), query_boxes(test.gnd), image_paths(test.gallery), test.gnd,
+    gallery = image_paths(test.gallery)
+    lists = make_ranked_lists(
+        image_paths(test.queries), query_boxes(test.gnd), gallery.__getitem__, test.gnd,
         (test.nn_inds, found.reranked.medium), (first["M"], found.aps["M"]),
     )  # fmt: skip
     described = {

@@ -14,6 +14,7 @@ import torch
 from sacred import Experiment
 
 from utils.paths import REPO_ROOT
+from utils.ranked_lists import make_ranked_lists
 from vitgal.datasets.ingredient import dataset_ingredient, load_test_images
 from vitgal.evaluation import (
     Outcome,
@@ -30,6 +31,7 @@ from vitgal.global_search import (
     describe_origin,
     extract_descriptors,
     head_paths,
+    query_paths,
     search,
     set_size,
     write_list,
@@ -37,7 +39,6 @@ from vitgal.global_search import (
 from vitgal.models.ingredient import load_global_model, make_backbone, model_ingredient
 from vitgal.pair_scoring import StoreOptions
 from vitgal.rank_files import load_ranking, read_record
-from vitgal.ranked_lists import make_lists
 from vitgal.result_page import draw_best, write_result_page
 from vitgal.result_record import make_reranked_record
 from vitgal.rows import TABLED
@@ -167,7 +168,11 @@ def save_reranked(
     gnd = outcome.test.ground_truth
     before, after = outcome.ranking.measure(gnd), reranked.ranking.measure(gnd)
     aps = before["medium"]["ap"], after["medium"]["ap"]
-    lists = make_lists(outcome.test, outcome.ranking, reranked.ranking, reranked.scores, aps)
+    heads = outcome.ranking.head, reranked.ranking.head
+    lists = make_ranked_lists(
+        query_paths(outcome.test), outcome.test.boxes.tolist(), outcome.test.database_path, gnd,
+        heads, aps, reranked.scores,
+    )  # fmt: skip
     pictures = draw_best(outcome, reranked, lists, settings, stored) if report is not None else []
     if report is not None:
         write_result_page(Path(report), outcome, reranked, settings, lists, pictures)

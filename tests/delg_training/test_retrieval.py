@@ -8,6 +8,7 @@ import pytest
 from delg_training import retrieval, retrieval_rows
 from delg_training.geometric_verification import Verification
 from delg_training.perform_retrieval import ex
+from delg_training.result_record import describe_scales, read_origin
 from delg_training.retrieval import (
     FeatureFolders,
     choose_heads,
@@ -22,7 +23,9 @@ from delg_training.retrieval_metrics import format_metrics, read_metrics, write_
 from delg_training.retrieval_rows import PUBLISHED, choose_expected, load_row, to_metrics
 from tests.delg_training.feature_folders import NUM_GALLERY, make_folder
 from tests.golden_recipe import load_manifest
+from tests.run_folder import check_record, observed
 from utils.descriptors import read_global, write_global
+from utils.result_files import load_lists
 from utils.results import OUTSIDE_TOLERANCE
 from utils.revisited import FrozenList, GroundTruth
 
@@ -219,6 +222,81 @@ def test_missing_features_are_named(folder, tmp_path):
     (folder.features / "i7.delg_global").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 17 files .*\n.*i7.delg_global"):
         run(folder, tmp_path)
+
+
+# ---------------------------------------------------------------------------- the record
+
+ORIGIN = {
+    "model": "0123abcd",
+    "config": {
+        "image_scales": [0.25, 0.5, 1.0],
+        "max_image_size": 1024,
+        "delf_global_config": {"image_scales_ind": [1, 2]},
+    },
+}
+
+
+def test_a_run_leaves_its_record(folder, tmp_path):
+    (folder.features / "extracted.json").write_text(json.dumps(ORIGIN))
+    with observed(ex, tmp_path / "logs") as logs:
+        metrics = run(folder, tmp_path, use_geometric_verification=True).result
+    maps = {"M_map", "H_map", "M_map_gv", "H_map_gv"}
+    result = check_record(logs, metrics, whole=set(metrics) - maps)
+    assert {*maps, "M_gain", "H_gain"} < {row.metric for row in result.rows}
+    assert set(result.values) == {*maps, "M_map_gv_global", "H_map_gv_global"}
+    np.testing.assert_array_equal(result.values["M_map_gv_global"], result.values["M_map"])
+    assert result.protocol["gallery"] == NUM_GALLERY
+    assert result.protocol["scales"] == describe_scales(ORIGIN)
+    method = result.content["method"]
+    assert method["checkpoint_sha256"] == "0123abcd"
+    assert method["num_to_rerank"] == 100
+    ap_name, lists = load_lists(logs)
+    assert (ap_name, len(lists)) == ("AP (Medium)", 3)
+    first = next(entry for entry in lists if entry.name == "q0")
+    assert [hit.name for hit in first.after[:3]] == ["i0", "i1", "i2"]
+    assert [hit.label for hit in first.after[:3]] == ["easy", "hard", "hard"]
+    assert (first.ap_after, list(first.query_box)) == (1.0, [0, 0, 9, 9])
+
+
+def test_the_record_tells_one_set_of_features_from_another(folder, tmp_path):
+    """Digest of the files that were used: the local ones count where they are verified alone."""
+
+    def digest(name: str, **options) -> str:
+        with observed(ex, tmp_path / name) as logs:
+            metrics = run(folder, tmp_path, overwrite=True, **options).result
+        kept = check_record(logs, metrics, whole=set(metrics) - {"M_map", "H_map"})
+        return kept.content["method"]["descriptor_files"]
+
+    before = digest("1"), digest("2")
+    (folder.features / "i13.delg_local").unlink()
+    assert digest("3") == before[0] == before[1]
+    write_global(folder.features / "i5.delg_global", np.ones(24, np.float32))
+    assert digest("4") != before[0]
+
+
+def test_scales_in_words(tmp_path):
+    assert describe_scales(ORIGIN) == "global 0.5, 1; local 0.25, 0.5, 1; longer side at most 1024"
+    every = {"image_scales": [0.5, 2], "max_image_size": -1, "delf_global_config": {}}
+    every["delf_global_config"]["image_scales_ind"] = []
+    assert describe_scales({"config": every}) == "global 0.5, 2; local 0.5, 2"
+    assert describe_scales(read_origin(tmp_path)) == "those of the descriptors"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": "x"}', '{"model": "x", "config": 3}'])
+def test_a_damaged_record_of_the_features_is_named(tmp_path, text):
+    (tmp_path / "extracted.json").write_text(text)
+    with pytest.raises(ValueError, match=r"extracted.json is damaged .*overwrite=True"):
+        read_origin(tmp_path)
+
+
+def test_other_settings_than_the_published_ones_are_not_the_table_s_row(table, folder, tmp_path):
+    scripts = []
+    for name, threshold in (("published", 20.0), ("other", 10.0)):
+        options = {"use_geometric_verification": True, "ransac_residual_threshold": threshold}
+        with observed(ex, tmp_path / name) as logs:
+            run(folder, tmp_path, row="eval_small", overwrite=True, **options)
+        scripts.append(json.loads((logs / "result.json").read_text())["script"])
+    assert scripts == ["eval_small", None]
 
 
 # ---------------------------------------------------------------------------- expected values
