@@ -23,6 +23,7 @@ from delg_training.models.weights import (
 )
 from delg_training.optimisation import Momentum
 from utils.paths import atomic_write
+from utils.stopping import describe_options
 
 logger = logging.getLogger(__name__)
 
@@ -95,14 +96,10 @@ class RunFiles:
             logger.warning("%s does not exist: cannot tell whether the options agree", file)
             return
         then, now = json.loads(file.read_text()), json.loads(json.dumps(setup))
-        differing = [
-            f"{key}: {then.get(key)!r} then, {now.get(key)!r} now"
-            for key in sorted({*then, *now})
-            if then.get(key) != now.get(key)
-        ]
+        differing = describe_options(then, now)
         if differing:
             raise ValueError(
-                f"{self.logdir} holds a run with other options ({'; '.join(differing)}); give the "
+                f"{self.logdir} holds a run with other options ({differing}); give the "
                 f"same ones, another logdir, or delete {file} to go on with these"
             )
 

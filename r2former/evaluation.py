@@ -25,8 +25,9 @@ from r2former.retrieval import (
     find_neighbours,
     mark_hits,
 )
-from r2former.stores import Folder, fingerprint, fingerprint_of
+from utils.checkpoints import fingerprint_weights
 from utils.distributed import Ranks
+from utils.row_store import Resumption, hash_arrays
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def evaluate(
         raise ValueError("several processes need a folder for local features")
     with TemporaryDirectory() as spare, evaluation_mode(net):
         origin = make_origin(net, places, settings)
-        kept = Folder(spare if folder is None else folder, origin)
+        kept = Resumption(spare if folder is None else folder, origin)
         found = _evaluate(net, places, settings, loading, ranks, kept)
         kept.remove()
     return found
@@ -142,7 +143,7 @@ def _evaluate(
     settings: Settings,
     loading: Loading,
     ranks: Ranks,
-    kept: Folder,
+    kept: Resumption,
 ) -> Evaluation:
     started = time.perf_counter()
     extraction = Extraction(net, loading, ranks, kept, settings.local_dtype)
@@ -198,7 +199,7 @@ def _rerank(
     settings: Settings,
     loading: Loading,
     ranks: Ranks,
-    kept: Folder,
+    kept: Resumption,
     nn_inds: np.ndarray,
     queries: Features,
     database: Features,
@@ -212,7 +213,7 @@ def _rerank(
     store = None
     if ranks.world == 1:
         store = kept.store(
-            "scores", head.shape, table=fingerprint_of(head), precision=settings.precision
+            "scores", head.shape, table=hash_arrays(head), precision=settings.precision
         )
     scores = score_table(
         scorer, queries.local, database.local, head, ranks, store, loading.progress
@@ -270,7 +271,7 @@ def make_origin(net: nn.Module, places: PlaceSet, settings: Settings) -> dict[st
     """What the kept features are made from."""
     return {
         **places.origin(),
-        "weights": fingerprint(net),
+        "weights": fingerprint_weights(net),
         "resize": list(settings.resize),
         "test_method": settings.test_method,
     }

@@ -19,12 +19,11 @@ from tqdm import tqdm
 from r2former.datasets.images import PlaceImages
 from r2former.datasets.transforms import Transform
 from r2former.models.network import R2Former
-from r2former.stores import Folder, Store
 from utils.distributed import Ranks
+from utils.row_store import Resumption, Store
 
 logger = logging.getLogger(__name__)
 
-GATHERED = 1 << 28  # bytes that ranks exchange at a time
 SAVE_EVERY = 2048  # images between two marks of what is done
 
 
@@ -52,7 +51,7 @@ class Extraction:
         net: nn.Module,
         loading: Loading | None = None,
         ranks: Ranks | None = None,
-        folder: Folder | None = None,
+        folder: Resumption | None = None,
         local_dtype: str = "float32",
     ) -> None:
         """`net`: an `R2Former`, or a global model. `folder`: where rows are kept; None: memory."""
@@ -148,7 +147,7 @@ class Extraction:
         if self.ranks.world == 1:
             mark(stores, count)
             return
-        share_rows(stores["global"].array, self.ranks)
+        self.ranks.share_rows(stores["global"].array)
         if "local" in stores:
             array = stores["local"].array
             if not isinstance(array, np.memmap):
@@ -198,14 +197,3 @@ def check_alike(values: np.ndarray, array: np.ndarray, paths: Sequence[str]) -> 
             "images too small for model.num_local; use test_method=hard_resize or a smaller "
             "model.num_local"
         )
-
-
-def share_rows(array: np.ndarray, ranks: Ranks) -> None:
-    """Give every rank the rows of all: row i comes from rank i modulo their number; in place."""
-    flat = array.reshape(len(array), -1)
-    step = max(1, GATHERED // (flat.shape[1] * flat.itemsize))
-    for start in range(0, len(flat), step):
-        part = flat[start : start + step]
-        others = np.arange(start, start + len(part)) % ranks.world != ranks.rank
-        part[others] = 0
-        part[:] = ranks.sum_(torch.from_numpy(part).to(ranks.device)).cpu().numpy()

@@ -5,8 +5,8 @@ import torch
 from tqdm import tqdm
 
 from r2former.models.pair_scoring import Local, PairScorer
-from r2former.stores import Store
 from utils.distributed import Ranks
+from utils.row_store import Store
 
 PUBLISHED_DEPTH = 100  # candidates that the evaluation reranks
 BLOCK_PAIRS = 6_400  # pairs between two marks of what is done

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from r2former.mining import Draws, Miner
 from r2former.models.weights import ENTRY, plain_names, read_checkpoint, to_released_names
 from utils.checkpoints import load_exactly, save_checkpoint
-from utils.interruption import random_states, set_random_states
+from utils.interruption import random_states, require_same_run, set_random_states
 
 NEEDED = (ENTRY, "optimizer_state_dict", "progress", "draws", "random", "setup")
 
@@ -92,12 +92,7 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     ValueError when the file is no such checkpoint or was made with other options.
     """
     saved = read_checkpoint(path)
-    missing = set(NEEDED) - set(saved)
-    if missing:
-        raise ValueError(
-            f"{path} lacks {sorted(missing)}: no checkpoint of an interrupted run. To start from "
-            "its weights alone, use resume= instead of continue_from="
-        )
+    require_same_run(path, saved, NEEDED, setup, "save_dir")
     differing = [
         f"{key}: {saved['setup'].get(key)!r} then, {setup.get(key)!r} now"
         for key in sorted({*saved["setup"], *setup})

@@ -5,7 +5,6 @@ dealt out to the processes, and each takes its own in parts (`groups_per_pass`):
 those of one pass of one process, so that the published batch fits any memory.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -24,7 +23,8 @@ from r2former.losses import (
     total_loss,
 )
 from r2former.models.network import R2Former
-from utils.distributed import Ranks
+from utils.distributed import Ranks, exchange_step
+from utils.divergence import TrainingDivergedError, require_finite
 from utils.interruption import Stop
 
 
@@ -224,33 +224,9 @@ def train_step(
         places = None if batch.places is None else batch.places.to(ranks.device)
         sums = stage.backward(net, images, batch.count, places).stack()  # type: ignore[arg-type]
     if ranks.world > 1:
-        sums, stop = _exchange(net, sums, stop, ranks)
+        sums, stop = exchange_step(net, sums, stop, ranks)
     optimizer.step()
     return StepResult(sums, batch.count, batch.slots - 2, stop)
-
-
-def _exchange(net: nn.Module, sums: Tensor, stop: Stop, ranks: Ranks) -> tuple[Tensor, Stop]:
-    """Sum gradients and figures over the ranks.
-
-    A parameter without a gradient on every rank keeps none: the optimiser must skip it.
-    """
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    head = torch.zeros(6 + len(parameters), device=ranks.device)
-    head[:4] = sums
-    if stop:
-        head[3 + stop] = 1.0
-    head[6:] = torch.tensor([p.grad is not None for p in parameters], device=ranks.device)
-    ranks.sum_(head)
-    used = [p for p, flag in zip(parameters, head[6:].tolist(), strict=True) if flag > 0]
-    for parameter in used:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    grads = [p.grad for p in used if p.grad is not None]
-    flat = ranks.sum_(torch.cat([grad.flatten() for grad in grads]))
-    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(part.view_as(grad))
-    common = Stop.INTERRUPT if head[5] > 0 else Stop.TIME if head[4] > 0 else Stop.NO
-    return head[:4], common
 
 
 def check_batch_norms(net: nn.Module, stage: Stage) -> None:
@@ -264,10 +240,6 @@ def check_batch_norms(net: nn.Module, stage: Stage) -> None:
         )
 
 
-class TrainingDivergedError(RuntimeError):
-    """Weights or loss are no longer numbers, or all images have become alike."""
-
-
 @dataclass
 class Guard:
     """Stops a training that falls apart: end to end it is known to fall from 55 to 8 points."""
@@ -278,13 +250,7 @@ class Guard:
 
     def check_steps(self, step: int, loss: float, spread: float, net: nn.Module) -> str | None:
         """After some steps; a word on descriptors that are nearly alike, once."""
-        if not math.isfinite(loss) or not all(
-            bool(torch.isfinite(p).all()) for p in net.parameters()
-        ):
-            raise TrainingDivergedError(
-                f"step {step}: loss {loss}, weights or loss are not finite; lower lr or set "
-                "autocast=False, and go on from the last good checkpoint"
-            )
+        require_finite(step, loss, net, "autocast=False")
         if spread >= self.smallest_spread or self.told:
             return None
         self.told = True

@@ -1,7 +1,5 @@
 """Global ranking by cosine similarity, with alpha query expansion."""
 
-import hashlib
-
 import numpy as np
 
 from utils.knn import search
@@ -39,11 +37,3 @@ def expand_queries(
     weights = np.maximum(similarities, 0) ** np.float32(alpha)
     expanded = queries + np.einsum("qk,qkd->qd", weights, gallery[top])
     return normalize(expanded / np.float32(k + 1))
-
-
-def fingerprint(*arrays: np.ndarray) -> str:
-    """Short digest of descriptors, by which a stale neighbour table is recognised."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]

@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from utils.checkpoints import load_state, save_checkpoint
-from utils.interruption import random_states, set_random_states
+from utils.interruption import random_states, require_same_run, set_random_states
 
+NEEDED = ("state", "optim", "scheduler", "progress", "triplets", "random", "setup")
 SCHEDULER_KEYS = ("last_epoch", "_step_count", "_last_lr")  # the rest follows from the options
 
 
@@ -69,12 +70,7 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     Raises ValueError when the file is no such checkpoint or was made with other options.
     """
     saved = load_state(path)
-    missing = {"state", "optim", "scheduler", "progress", "triplets", "random"} - set(saved)
-    if missing:
-        raise ValueError(
-            f"{path} lacks {sorted(missing)}: no checkpoint of an interrupted run. To start from "
-            "its weights alone, use resume= instead of continue_from="
-        )
+    require_same_run(path, saved, NEEDED, setup, "temp_dir")
     differing = [
         f"{key}: {saved['setup'].get(key)!r} then, {setup.get(key)!r} now"
         for key in sorted({*saved["setup"], *setup})

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from rrt_gld.datasets.pairs import TripletBatch
 from utils.distributed import Ranks
+from utils.divergence import TrainingDivergedError, require_finite
 from utils.interruption import Stop
 
 logger = logging.getLogger(__name__)
@@ -99,10 +100,6 @@ def _sum_gradients(model: nn.Module, sums: Tensor, ranks: Ranks) -> None:
         start += part.numel()
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number, or has left all bounds."""
-
-
 @dataclass
 class Guard:
     """Says when training does not learn, and stops it when it falls apart."""
@@ -114,11 +111,7 @@ class Guard:
 
     def check(self, step: int, mean_loss: float, model: nn.Module) -> None:
         """`mean_loss` since the last check, at global step `step`; raises TrainingDivergedError."""
-        if not math.isfinite(mean_loss) or not all_finite(model):
-            raise TrainingDivergedError(
-                f"step {step}: loss {mean_loss}, weights or loss are not finite; lower lr, set "
-                "max_norm=0.1 or autocast=False, and go on from the last good checkpoint"
-            )
+        require_finite(step, mean_loss, model, "max_norm=0.1 or autocast=False")
         if mean_loss > self.ceiling:
             raise TrainingDivergedError(
                 f"step {step}: mean loss {mean_loss:.3f}, far above ln 2 = {LN2:.3f}; lower lr or "
@@ -132,11 +125,6 @@ class Guard:
                 "a lower lr, or check that labels and neighbour table belong together",
                 step, mean_loss,
             )  # fmt: skip
-
-
-def all_finite(model: nn.Module) -> bool:
-    """Whether every weight is a finite number."""
-    return all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
 # told the sums over a step's pairs, and how many pairs it had

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from rrt_sop.datasets.image_list import ImageList
-from rrt_sop.features import Loading, Store, extract, fingerprint, fingerprint_of
+from rrt_sop.features import Loading, extract
 from rrt_sop.models.nets import Net, make_scorer
 from rrt_sop.reranking import check_table, rerank_table, score_table
 from rrt_sop.retrieval import (
@@ -19,7 +19,9 @@ from rrt_sop.retrieval import (
     find_neighbours,
     neighbour_origin,
 )
+from utils.checkpoints import fingerprint_weights
 from utils.distributed import Ranks
+from utils.row_store import Resumption, Store, hash_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -31,28 +33,6 @@ class Evaluation(NamedTuple):
     nn_inds: np.ndarray  # (Q, K) int64 gallery indices, best first
     values: np.ndarray  # (Q, K) float32: squared distances ascending, or logits descending
     first_hits: np.ndarray  # (Q,) int64 column of the first right image, K where there is none
-
-
-class Resumption:
-    """Files of a folder in which an evaluation keeps what it has, to go on after an interrupt.
-
-    They count only for the same weights, images and options (`origin`).
-    """
-
-    def __init__(self, folder: str | Path, origin: dict[str, Any]) -> None:
-        self.folder, self.origin = Path(folder), origin
-        self.stores: list[Store] = []
-
-    def store(self, name: str, shape: tuple[int, ...], **origin: Any) -> Store:
-        """The rows `name`, as far as they are there."""
-        path = self.folder / f"partial_{name}.npy"
-        self.stores.append(Store(shape, path, {**self.origin, **origin}))
-        return self.stores[-1]
-
-    def remove(self) -> None:
-        """Delete the files: the evaluation is complete."""
-        for store in self.stores:
-            store.remove()
 
 
 @contextmanager
@@ -78,7 +58,9 @@ def make_resumption(
         return None
     origin = neighbour_origin(queries, gallery)
     transform = str(queries.transform)
-    return Resumption(folder, {**origin, "weights": fingerprint(net), "transform": transform})
+    return Resumption(
+        folder, {**origin, "weights": fingerprint_weights(net), "transform": transform}
+    )
 
 
 def evaluate_global(
@@ -149,7 +131,7 @@ def evaluate_reranked(
     scorer = make_scorer(net, ranks.device, precision)
     store = None
     if kept:
-        store = kept.store("scores", head.shape, table=fingerprint_of(head), precision=precision)
+        store = kept.store("scores", head.shape, table=hash_arrays(head), precision=precision)
     scores = score_table(scorer, query_maps, gallery_maps, head, ranks, store, loading.progress)
     reranked, values = rerank_table(head, scores)
     found = measure(reranked, values, queries, gallery, ks)

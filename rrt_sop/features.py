@@ -3,13 +3,9 @@
 With several ranks each extracts a share of the images, and all of them get everything.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from utils.distributed import Ranks
-from utils.paths import atomic_write
+from utils.row_store import Store
 
 logger = logging.getLogger(__name__)
 
-GATHERED = 1 << 28  # bytes that ranks exchange at a time
 SAVE_EVERY = 2048  # images between two marks of what is done
 
 
@@ -34,81 +29,6 @@ class Loading:
     num_workers: int = 0  # processes that read images; 0: none
     pin_memory: bool = True  # page-locked batches, where there is a GPU
     progress: bool = True  # show a bar
-
-
-class Store:
-    """(N, ...) rows filled in order; with a path, in a file beside a mark of what is done.
-
-    A file of the same origin is taken up where it stood; one of another origin is made anew.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        path: Path | None = None,
-        origin: dict[str, Any] | None = None,
-        dtype: type[np.floating] = np.float32,
-    ) -> None:
-        """`path`: ending in .npy; `origin`: plain values which say what the rows are made from."""
-        self.path, self.done, self.dtype = path, 0, dtype
-        self.array: np.ndarray
-        if path is None:
-            self.array = np.empty(shape, dtype)
-            return
-        self.mark = path.with_suffix(".json")
-        self.record = json.loads(json.dumps({"origin": origin, "shape": list(shape)}))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = self._read_mark()
-        if found is not None:
-            self.array = np.lib.format.open_memmap(path, mode="r+")
-            self.done = found
-            logger.info("%s: %d of %d rows are there, going on", path, found, shape[0])
-        else:
-            self.mark.unlink(missing_ok=True)
-            self.array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-
-    def _read_mark(self) -> int | None:
-        """Rows that are there; None when the file is missing, damaged or of another origin."""
-        assert self.path is not None
-        if not (self.path.is_file() and self.mark.is_file()):
-            return None
-        try:
-            mark = json.loads(self.mark.read_text())
-            array = np.load(self.path, mmap_mode="r")
-        except (ValueError, OSError, EOFError):
-            return None
-        fits = list(array.shape) == self.record["shape"] and array.dtype == self.dtype
-        same = {key: mark.get(key) for key in self.record} == self.record
-        return int(mark["done"]) if fits and same else None
-
-    def save_mark(self, done: int) -> None:
-        """The first `done` rows are complete."""
-        self.done = done
-        if self.path is not None:
-            assert isinstance(self.array, np.memmap)
-            self.array.flush()
-            text = json.dumps({**self.record, "done": done}, indent=2)
-            atomic_write(self.mark, text.encode())
-
-    def remove(self) -> None:
-        """Delete the file and its mark."""
-        if self.path is not None:
-            self.mark.unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)
-
-
-def fingerprint_of(array: np.ndarray) -> str:
-    """Short digest of an array's values."""
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """Short digest of all weights, by which features of other weights are recognised."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def read_batches(
@@ -164,17 +84,6 @@ def extract(
                 last_mark = int(mine[-1]) + 1
                 store.save_mark(last_mark)
     if ranks.world > 1:
-        share_rows(store.array, ranks)
+        ranks.share_rows(store.array)
     store.save_mark(count)
     return store.array
-
-
-def share_rows(array: np.ndarray, ranks: Ranks) -> None:
-    """Give every rank the rows of all: row i comes from rank i modulo their number; in place."""
-    flat = array.reshape(len(array), -1)
-    step = max(1, GATHERED // (flat.shape[1] * flat.itemsize))
-    for start in range(0, len(flat), step):
-        part = flat[start : start + step]
-        others = np.arange(start, start + len(part)) % ranks.world != ranks.rank
-        part[others] = 0
-        part[:] = ranks.sum_(torch.from_numpy(part).to(ranks.device).float()).cpu().numpy()

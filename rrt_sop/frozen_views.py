@@ -13,9 +13,11 @@ from torch.utils.data import Dataset
 
 from rrt_sop.datasets.image_list import DrawnItems, ImageList
 from rrt_sop.evaluation import evaluation_mode
-from rrt_sop.features import Loading, Store, extract, fingerprint
+from rrt_sop.features import Loading, extract
 from rrt_sop.models.network import RerankNet
 from rrt_sop.training import RerankStage
+from utils.checkpoints import fingerprint_weights
+from utils.row_store import Store
 
 
 class FrozenViews(Dataset[tuple[Tensor, int, int]]):
@@ -90,12 +92,12 @@ def make_frozen_views(
         one = features(images[0][0].unsqueeze(0).to(ranks.device))
         origin = {
             **images.origin(),
-            "weights": fingerprint(net),
+            "weights": fingerprint_weights(net),
             "transform": str(images.transform),
             "seed": seed,
             "autocast": stage.autocast,
         }
         path = Path(folder) / "frozen_views.npy" if ranks.world == 1 else None
-        store = Store((len(crops), *one.shape[1:]), path, origin, np.float16)
+        store = Store((len(crops), *one.shape[1:]), path, origin, "float16")
         extract(features, crops, store, loading, ranks, "views of the frozen backbone")
     return FrozenViews(images, store)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rrt_sop.features import Store
 from rrt_sop.models.nets import Scorer
 from utils.distributed import Ranks
+from utils.row_store import Store
 
 Maps = np.ndarray | Tensor
 PUBLISHED_DEPTH = 100  # columns that the evaluation reranks

@@ -5,7 +5,6 @@ process up to the order of summation.
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -17,7 +16,8 @@ from rrt_sop.datasets.batches import Batch
 from rrt_sop.losses import LN2, contrastive_loss, nearest_is_right, pair_loss
 from rrt_sop.models.network import RerankNet
 from rrt_sop.models.superpoint import SuperPointNet
-from utils.distributed import Ranks
+from utils.distributed import Ranks, exchange_step
+from utils.divergence import TrainingDivergedError, require_finite
 from utils.interruption import Stop
 
 logger = logging.getLogger(__name__)
@@ -180,37 +180,11 @@ def train_step(
     batch = batch.to(ranks.device)
     loss, correct = stage.backward(net, batch)
     if ranks.world > 1:
-        loss, correct, stop = _exchange(net, loss, correct, stop, ranks)
+        sums, stop = exchange_step(net, torch.stack([loss.float(), correct.float()]), stop, ranks)
+        loss, correct = sums
     norm = nn.utils.clip_grad_norm_(net.parameters(), max_norm) if max_norm > 0 else None
     optimizer.step()
     return StepResult(loss, correct, stage.count(batch), stop, norm)
-
-
-def _exchange(
-    net: Net, loss: Tensor, correct: Tensor, stop: Stop, ranks: Ranks
-) -> tuple[Tensor, Tensor, Stop]:
-    """Sum gradients and sums over the ranks.
-
-    A parameter without a gradient on every rank keeps none: the optimiser must skip it.
-    """
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    head = torch.zeros(4 + len(parameters), device=ranks.device)
-    head[0], head[1] = loss, correct
-    if stop:
-        head[1 + stop] = 1.0
-    head[4:] = torch.tensor([p.grad is not None for p in parameters], device=ranks.device)
-    ranks.sum_(head)
-    flags = head[4:].tolist()
-    used = [p for p, flag in zip(parameters, flags, strict=True) if flag > 0]
-    for parameter in used:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    grads = [p.grad for p in used if p.grad is not None]
-    flat = ranks.sum_(torch.cat([grad.flatten() for grad in grads]))
-    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(part.view_as(grad))
-    common = Stop.INTERRUPT if head[3] > 0 else Stop.TIME if head[2] > 0 else Stop.NO
-    return head[0], head[1], common
 
 
 def check_batch_norms(net: Net, stage: Stage) -> None:
@@ -237,10 +211,6 @@ def check_batch_norms(net: Net, stage: Stage) -> None:
         )
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number, or has left all bounds."""
-
-
 @dataclass
 class Guard:
     """Says when training does not learn, and stops it when it falls apart."""
@@ -253,11 +223,7 @@ class Guard:
 
     def check(self, step: int, mean_loss: float, model: nn.Module) -> None:
         """`mean_loss` since the last check, at global step `step`; raises TrainingDivergedError."""
-        if not math.isfinite(mean_loss) or not all_finite(model):
-            raise TrainingDivergedError(
-                f"step {step}: loss {mean_loss}, weights or loss are not finite; lower lr, set "
-                "max_norm=0.1 or autocast=False, and go on from the last good checkpoint"
-            )
+        require_finite(step, mean_loss, model, "max_norm=0.1 or autocast=False")
         if mean_loss > self.ceiling:
             raise TrainingDivergedError(
                 f"step {step}: mean loss {mean_loss:.3f}, expected at most {self.ceiling:.3f}; "
@@ -274,11 +240,6 @@ class Guard:
                 "together",
                 step, mean_loss, self.level,
             )  # fmt: skip
-
-
-def all_finite(model: nn.Module) -> bool:
-    """Whether every weight is a finite number."""
-    return all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
 # told of every step

@@ -8,6 +8,7 @@ FILE.safetensors.json.
 """
 
 import argparse
+import hashlib
 import pickle
 import re
 import struct
@@ -195,6 +196,15 @@ def _to_cpu(value: Any) -> Any:
         entries = [_to_cpu(entry) for entry in value]
         return tuple(entries) if isinstance(value, tuple) else entries
     return value
+
+
+def fingerprint_weights(module: nn.Module) -> str:
+    """Short digest of names and values of all weights: which model a file was made by."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _shape(tensor: Tensor) -> str:

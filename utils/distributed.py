@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 
 # Imported before any group exists: its functions keep the group of that moment as a default. Some
 # optimisers import it late; the group's threads would then outlive `stop_ranks` and could abort the
 # process at its exit.
 from torch.distributed.nn import functional as _functional  # noqa: F401
 
+from utils.stopping import Stop
+
 CPU = torch.device("cpu")
+GATHERED = 1 << 28  # bytes that ranks exchange at a time
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,16 @@ class Ranks:
             for tensor in module.state_dict().values():
                 distributed.broadcast(tensor, src=0)
 
+    def share_rows(self, array: np.ndarray) -> None:
+        """Give every rank the rows of all: row i is from rank i modulo their number; in place."""
+        flat = array.reshape(len(array), -1)
+        step = max(1, GATHERED // (flat.shape[1] * flat.itemsize))
+        for start in range(0, len(flat), step):
+            part = flat[start : start + step]
+            others = np.arange(start, start + len(part)) % self.world != self.rank
+            part[others] = 0
+            part[:] = self.sum_(torch.from_numpy(part).to(self.device).float()).cpu().numpy()
+
     def gather_scores(self, mine: np.ndarray, shares: np.ndarray) -> np.ndarray:
         """(P,) float32 of all ranks from each one's part; `shares` (P,) says whose a pair is."""
         if self.world == 1:
@@ -56,6 +69,32 @@ class Ranks:
             self.device
         )
         return self.sum_(scores).cpu().numpy()
+
+
+def exchange_step(
+    module: nn.Module, figures: Tensor, stop: Stop, ranks: Ranks
+) -> tuple[Tensor, Stop]:
+    """Sum gradients and `figures` (n,) of a step over the ranks, and agree on an early end.
+
+    A parameter without a gradient on every rank keeps none: the optimiser must skip it. `stop`:
+    what this rank asks for; INTERRUPT counts before TIME.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    asked = torch.tensor([stop == Stop.TIME, stop == Stop.INTERRUPT], device=ranks.device)
+    used = torch.tensor([p.grad is not None for p in parameters], device=ranks.device)
+    sums = ranks.sum_(torch.cat([figures.detach(), asked.to(figures), used.to(figures)]))
+    figures, asked, used = sums.split([len(figures), 2, len(parameters)])
+    grads = []
+    for parameter, flag in zip(parameters, used.tolist(), strict=True):
+        if flag > 0:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            grads.append(parameter.grad)
+    flat = ranks.sum_(torch.cat([grad.flatten() for grad in grads]))
+    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(part.view_as(grad))
+    out_of_time, interrupted = asked.tolist()
+    return figures, Stop.INTERRUPT if interrupted else Stop.TIME if out_of_time else Stop.NO
 
 
 def start_ranks(cpu: bool) -> Ranks:

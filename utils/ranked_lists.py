@@ -33,11 +33,12 @@ def make_ranked_lists(
         known: dict[int, float] = {}
         if scores is not None:
             known = dict(zip(rankings[0][q].tolist(), scores[q].tolist(), strict=False))
-        lists = []
-        for ranks in rankings:
-            found = [(i, gallery_path(i)) for i in ranks[q, :SHOWN].tolist()]
-            lists.append(
-                [Hit(p, p.stem, labels.get(i, default), known.get(i)) for i, p in found]
-            )  # fmt: skip
-        made.append(RankedList(query, boxes[q], *lists, float(aps[0][q]), float(aps[1][q])))
+        before, after = (
+            [
+                Hit(path, path.stem, labels.get(i, default), known.get(i))
+                for i, path in ((i, gallery_path(i)) for i in ranks[q, :SHOWN].tolist())
+            ]
+            for ranks in rankings
+        )
+        made.append(RankedList(query, boxes[q], before, after, float(aps[0][q]), float(aps[1][q])))
     return made

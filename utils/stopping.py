@@ -3,11 +3,11 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,15 @@ def deferred_interrupts() -> Iterator[Interrupts]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def describe_options(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Options in which a run and its continuation differ, in words; empty when in none."""
+    return "; ".join(
+        f"{key}: {then.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted({*then, *now})
+        if then.get(key) != now.get(key)
+    )
 
 
 def keep_previous(checkpoint: Path) -> None:

@@ -1,6 +1,5 @@
 """Global descriptors of photographs: class token of the backbone, L2-normalised."""
 
-import hashlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -95,12 +94,3 @@ def extract_global(
 def _size(height: int, width: int, imsize: int, keep_aspect: bool) -> tuple[int, int]:
     """`global_size`, in a form that can be sent to worker processes."""
     return global_size(height, width, imsize, keep_aspect)
-
-
-def fingerprint_weights(model: nn.Module) -> str:
-    """Short digest of names and values of all weights: which model a file was made by."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

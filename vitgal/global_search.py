@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from utils.checkpoints import fingerprint_weights
 from vitgal.datasets.revisited_images import Photograph
 from vitgal.datasets.revisited_lists import TestImages
 from vitgal.descriptor_files import load_or_extract
@@ -17,7 +18,6 @@ from vitgal.global_features import (
     GlobalSettings,
     Loading,
     extract_global,
-    fingerprint_weights,
 )
 from vitgal.global_ranking import GlobalRanking, rank_database
 from vitgal.rank_files import (

@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from utils.checkpoints import load_state, save_checkpoint
+from utils.interruption import require_same_run
 from utils.paths import atomic_path
 from vitgal.models.weights import ALLOWED, ENTRY
 
@@ -85,11 +86,7 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     Raises ValueError when the file is no such checkpoint or was made with other options.
     """
     saved = load_state(path, ALLOWED)
-    missing = set(NEEDED) - set(saved)
-    if missing:
-        raise ValueError(
-            f"{path} lacks {sorted(missing)}: no checkpoint of an interrupted run of this code"
-        )
+    require_same_run(path, saved, NEEDED, setup, "output_dir", entry="args", from_weights=False)
     before = saved["args"]
     differing = [
         f"{key}: {before.get(key)!r} then, {setup.get(key)!r} now"

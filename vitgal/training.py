@@ -11,6 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from utils.distributed import Ranks
+from utils.divergence import require_finite
 from utils.interruption import Stop
 from vitgal.losses import ComputeLoss
 
@@ -147,10 +148,6 @@ def evaluate_accuracy(stepper: Stepper, batches: Iterable[Batch]) -> dict[str, f
     return {"loss": total / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count}
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss or a weight is no longer a number."""
-
-
 @dataclass
 class Guard:
     """Stops a training that falls apart, and says when one does not learn."""
@@ -162,11 +159,7 @@ class Guard:
 
     def check(self, step: int, mean_loss: float, model: nn.Module) -> None:
         """`mean_loss` since the last check, at global step `step`; raises TrainingDivergedError."""
-        if not math.isfinite(mean_loss) or not _all_finite(model):
-            raise TrainingDivergedError(
-                f"step {step}: loss {mean_loss}, weights or loss are not finite; lower lr, set "
-                "clip_grad=1.0 or precision=float32, and go on from the last good checkpoint"
-            )
+        require_finite(step, mean_loss, model, "clip_grad=1.0 or precision=float32")
         if self.first is None:
             self.first = mean_loss
         if step >= self.patience and mean_loss > (1 - self.least) * self.first and not self.told:
@@ -176,9 +169,3 @@ class Guard:
                 "Look at lr, at the labels of the split and at the start (pretrained)",
                 step, mean_loss, self.first,
             )  # fmt: skip
-
-
-def _all_finite(model: nn.Module) -> bool:
-    """Whether every parameter is a finite number; one exchange with the device."""
-    sums = [p.detach().float().sum() for p in model.parameters() if p.requires_grad]
-    return bool(torch.isfinite(torch.stack(sums)).all())

@@ -13,9 +13,10 @@ from sacred import Experiment
 
 from rrt_gld.datasets.image_set import ImageSet, describe_origin
 from rrt_gld.datasets.ingredient import nn_inds_path
-from rrt_gld.global_retrieval import fingerprint, normalize
+from rrt_gld.global_retrieval import normalize
 from utils import knn
 from utils.paths import REPO_ROOT
+from utils.row_store import hash_arrays
 
 logger = logging.getLogger(__name__)
 ex = Experiment("rrt_gld_prepare_topk_gldv2", base_dir=str(REPO_ROOT), save_git_info=False)
@@ -37,7 +38,7 @@ def main(data_dir, feature_name, train_txt, num_neighbours, block_rows, overwrit
     images = ImageSet(data_dir, train_txt, feature_name, with_locals=False)
     vectors = normalize(images.global_descriptors())
     origin = describe_origin(feature_name, images, images)
-    made_from = {**origin, "fingerprint": fingerprint(vectors)}
+    made_from = {**origin, "fingerprint": hash_arrays(vectors)}
     path = nn_inds_path(data_dir, feature_name)
     k = min(num_neighbours, len(images) - 1)
     if path.is_file() and not overwrite:

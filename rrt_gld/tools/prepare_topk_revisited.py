@@ -16,12 +16,13 @@ from sacred import Experiment
 
 from rrt_gld.datasets.image_set import ImageSet, describe_origin
 from rrt_gld.datasets.ingredient import TEST_TXT, nn_inds_path
-from rrt_gld.global_retrieval import expand_queries, fingerprint, normalize, rank_all
+from rrt_gld.global_retrieval import expand_queries, normalize, rank_all
 from rrt_gld.result_record import make_global_record
 from rrt_gld.rows import finish, script_name, to_percent
 from utils import nn_tables
 from utils.paths import REPO_ROOT, require_file
 from utils.revisited import GroundTruth, evaluate_ranks, load_ground_truth
+from utils.row_store import hash_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def main(
     aqe = check_aqe_params(aqe_params) if use_aqe else None
     nn_inds = rank(vectors[0], vectors[1], aqe)
     metrics, aps = measure(nn_inds, gnd)
-    method = {"query_expansion": aqe, "global_descriptors": fingerprint(*vectors)}
+    method = {"query_expansion": aqe, "global_descriptors": hash_arrays(*vectors)}
     if save_nn_inds:
         origin = describe_origin(feature_name, queries, gallery)
         made_from = {**origin, "aqe": aqe, "fingerprint": method["global_descriptors"]}

@@ -1,7 +1,6 @@
 """Features and whole evaluations on small drawn sets."""
 
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from r2former.datasets.transforms import make_database_transform, make_query_tra
 from r2former.evaluation import Settings, evaluate
 from r2former.features import Extraction, Loading
 from r2former.models.pair_scoring import PairScorer
-from r2former.stores import Folder, Store
 from tests.r2former.golden_models import small_deit, small_network
 from tests.r2former.place_folders import draw_places
 
@@ -135,21 +133,6 @@ def test_interrupted_evaluation_goes_on_where_it_stood(places, tmp_path, monkeyp
     np.testing.assert_array_equal(found.after.nn_inds, wanted.after.nn_inds)
 
 
-def test_features_of_other_weights_are_not_taken_up(tmp_path):
-    store = Store((4, 2), tmp_path / "a.npy", {"weights": "x"})
-    store.save_mark(3)
-    assert Store((4, 2), tmp_path / "a.npy", {"weights": "x"}).done == 3
-    for other in (
-        partial(Store, (4, 2), origin={"weights": "y"}),
-        partial(Store, (4, 3), origin={"weights": "x"}),
-        partial(Store, (4, 2), origin={"weights": "x"}, dtype="float16"),
-    ):
-        assert other(path=tmp_path / "a.npy").done == 0
-        Store((4, 2), tmp_path / "a.npy", {"weights": "x"}).save_mark(3)
-    with pytest.raises(ValueError, match="stored as 'int8'"):
-        Store((1,), dtype="int8")
-
-
 def test_float16_store_ranks_nearly_alike(places):
     net = small_network()
     exact = evaluate(net, places, SETTINGS, QUIET)
@@ -194,11 +177,3 @@ def test_settings_say_whether_they_are_the_published_ones():
         Settings(recall_values=())
     with pytest.raises(ValueError, match="top_k is 0"):
         Settings(top_k=0)
-
-
-def test_folder_removes_its_files(tmp_path):
-    folder = Folder(tmp_path, {"a": 1})
-    folder.store("x", (2, 2)).save_mark(2)
-    assert len(list(tmp_path.iterdir())) == 2
-    folder.remove()
-    assert not list(tmp_path.iterdir())

@@ -23,7 +23,6 @@ from r2former.training import (
     Guard,
     Passes,
     RerankStage,
-    TrainingDivergedError,
     check_batch_norms,
 )
 from r2former.training_run import count_rounds
@@ -32,6 +31,7 @@ from tests.r2former.golden_models import small_network
 from tests.r2former.short_runs import options, train, weights, write_street
 from tests.source_tree import ROOT
 from utils.distributed import Ranks
+from utils.divergence import TrainingDivergedError
 
 SIZE = (32, 48)
 STAGES = {

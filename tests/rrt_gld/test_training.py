@@ -14,7 +14,6 @@ from rrt_gld.optimisation import make_optimizer
 from rrt_gld.training import (
     LN2,
     Guard,
-    TrainingDivergedError,
     compute_loss,
     pair_logits,
     train_one_epoch,
@@ -23,6 +22,7 @@ from rrt_gld.training import (
 from tests.golden_recipe import array, cases_of_kind, load_manifest, load_outputs
 from tests.rrt_gld.data_folders import drawn
 from tests.rrt_gld.golden_models import golden_images, golden_matcher
+from utils.divergence import TrainingDivergedError
 from utils.interruption import Stop
 
 SYSTEM = "rrt_gld"

@@ -1,13 +1,12 @@
 """Extraction into memory or a file: order, resumption, files of another origin."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from rrt_sop.features import Loading, Store, extract, fingerprint, fingerprint_of, share_rows
+from rrt_sop.features import Loading, extract
 from utils.distributed import Ranks
+from utils.row_store import Store
 
 QUIET = Loading(batch_size=4, progress=False)
 
@@ -77,14 +76,6 @@ def test_files_of_another_origin_or_damaged_ones_are_made_anew(tmp_path, damage)
     assert images.read == list(range(count))
 
 
-def test_removed_store_leaves_nothing(tmp_path):
-    store = Store((3, 2), tmp_path / "a.npy", {})
-    store.save_mark(2)
-    assert json.loads((tmp_path / "a.json").read_text())["done"] == 2
-    store.remove()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match=r"features of images 0\.\.3 are not finite"):
         extract(lambda b: mean_twice(b) * torch.nan, Counting(10), Store((10, 2)), QUIET)
@@ -93,26 +84,3 @@ def test_values_that_are_not_finite_are_refused():
 def test_several_ranks_do_not_share_a_file(tmp_path):
     with pytest.raises(ValueError, match="several processes cannot share a file"):
         extract(mean_twice, Counting(4), Store((4, 2), tmp_path / "a.npy"), QUIET, Ranks(0, 2))
-
-
-def test_shares_of_ranks_add_up(monkeypatch):
-    """Rank 1 of 2 has rows 1, 3, 5; the sum over ranks, played here, brings those of rank 0."""
-    full = np.arange(12, dtype=np.float32).reshape(6, 2)
-    mine = np.where(np.arange(6)[:, None] % 2 == 1, full, np.float32(99))  # 99: never written
-
-    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        others = torch.from_numpy(full.copy())
-        others[1::2] = 0
-        return tensor + others
-
-    monkeypatch.setattr(Ranks, "sum_", sum_)
-    share_rows(mine, Ranks(1, 2))
-    np.testing.assert_array_equal(mine, full)
-
-
-def test_fingerprints_tell_weights_and_tables_apart():
-    first, second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    assert fingerprint(first) != fingerprint(second)
-    second.load_state_dict(first.state_dict())
-    assert fingerprint(first) == fingerprint(second)
-    assert fingerprint_of(np.arange(3)) != fingerprint_of(np.arange(1, 4))

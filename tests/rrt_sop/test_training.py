@@ -17,7 +17,6 @@ from rrt_sop.training import (
     GlobalStage,
     Guard,
     RerankStage,
-    TrainingDivergedError,
     check_batch_norms,
     train_one_epoch,
     train_step,
@@ -27,6 +26,7 @@ from tests.golden_recipe import array, cases_of_kind, load_manifest, load_output
 from tests.rrt_sop.golden_models import SYSTEM, TRAIN, TRAIN_MAP_SIZE, golden_matcher
 from tests.rrt_sop.small_networks import thin_network
 from utils.distributed import Ranks
+from utils.divergence import TrainingDivergedError
 from utils.interruption import Stop
 
 MANIFEST, OUTPUTS = load_manifest(SYSTEM)["cases"], load_outputs(SYSTEM)

@@ -10,6 +10,7 @@ from torch import nn
 
 from utils.checkpoints import (
     describe_difference,
+    fingerprint_weights,
     load_released,
     load_state,
     load_weights,
@@ -204,3 +205,12 @@ def test_weights_are_found_under_their_entry_or_alone(tmp_path):
     torch.save({"state": state, "epoch": 3}, tmp_path / "file.pt")
     with pytest.raises(ValueError, match=r"holds no state dict.*'model'.*state, epoch"):
         load_weights(tmp_path / "file.pt", "model")
+
+
+def test_fingerprint_tells_weights_apart():
+    torch.manual_seed(0)
+    a, b = nn.Linear(3, 3), nn.Linear(3, 3)
+    assert fingerprint_weights(a) == fingerprint_weights(a) != fingerprint_weights(b)
+    b.load_state_dict(a.state_dict())
+    assert fingerprint_weights(a) == fingerprint_weights(b)
+    assert fingerprint_weights(nn.BatchNorm1d(2)), "a counter without dimensions counts too"

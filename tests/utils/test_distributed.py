@@ -15,7 +15,8 @@ SCRIPT = """
 import os
 import numpy as np
 import torch
-from utils.distributed import start_ranks, stop_ranks
+from utils.distributed import exchange_step, start_ranks, stop_ranks
+from utils.stopping import Stop
 
 def threads():
     tasks = os.listdir("/proc/self/task")
@@ -33,6 +34,16 @@ shares = np.array([0, 1, 1, 0])
 mine = np.array([10.0, 11.0, 12.0, 13.0], np.float32)[shares == ranks.rank]
 assert ranks.gather_scores(mine, shares).tolist() == [10.0, 11.0, 12.0, 13.0]
 assert any("gloo" in name for name in threads()), "the check below would see nothing"
+model.weight.grad = torch.full((2, 3), 1.0 + ranks.rank)
+if ranks.rank:
+    model.bias.grad = torch.ones(2)
+wish = Stop.TIME if ranks.rank else Stop.NO
+figures, stop = exchange_step(model, torch.tensor([1.0, ranks.rank]), wish, ranks)
+assert (figures.tolist(), stop) == ([2.0, 1.0], Stop.TIME)
+assert model.weight.grad.eq(3).all() and model.bias.grad.eq(1).all(), "one rank's gradient counts"
+model.bias.grad = None
+_, stop = exchange_step(model, figures, Stop.INTERRUPT if ranks.is_first else wish, ranks)
+assert stop == Stop.INTERRUPT and model.bias.grad is None, "no rank has it: the optimiser skips it"
 stop_ranks()
 left = [name for name in threads() if "gloo" in name]
 assert not left, f"threads of the group outlive it: {left}"
@@ -62,3 +73,18 @@ def test_a_single_process_keeps_what_it_has() -> None:
     scores = np.array([1.0, 2.0], np.float32)
     assert ranks.gather_scores(scores, np.zeros(2, np.int64)) is scores
     assert float(ranks.sum_(torch.tensor(2.0))) == 2.0
+
+
+def test_shares_of_ranks_add_up(monkeypatch):
+    """Rank 1 of 2 has rows 1, 3, 5; the sum over ranks, played here, brings those of rank 0."""
+    full = np.arange(12, dtype=np.float32).reshape(6, 2)
+    mine = np.where(np.arange(6)[:, None] % 2 == 1, full, np.float32(99))  # 99: never written
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        others = torch.from_numpy(full.copy())
+        others[1::2] = 0
+        return tensor + others
+
+    monkeypatch.setattr(Ranks, "sum_", sum_)
+    Ranks(1, 2).share_rows(mine)
+    np.testing.assert_array_equal(mine, full)

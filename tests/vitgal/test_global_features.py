@@ -17,7 +17,6 @@ from vitgal.global_features import (
     Loading,
     describe_images,
     extract_global,
-    fingerprint_weights,
 )
 
 SYSTEM, PREFIX, FILE = "vitgal", "vitgal/s12", "global_multiscale.npz"
@@ -133,9 +132,3 @@ def test_damaged_descriptor_file_is_named(photographs, tmp_path: Path) -> None:
     np.save(path, np.zeros((2, 3), np.float32))
     with pytest.raises(ValueError, match=r"set_\w+.npy is float32 \(2, 3\).*overwrite=True"):
         load_or_extract(folder, "set", photographs, 3, {}, Filler())
-
-
-def test_fingerprint_tells_weights_apart() -> None:
-    torch.manual_seed(0)
-    a, b = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
-    assert fingerprint_weights(a) == fingerprint_weights(a) != fingerprint_weights(b)

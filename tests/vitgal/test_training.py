@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from utils.distributed import Ranks
+from utils.divergence import TrainingDivergedError
 from utils.interruption import Stop
 from vitgal.losses import retrieval_loss
 from vitgal.training import (
     Guard,
     Stepper,
-    TrainingDivergedError,
     choose_precision,
     evaluate_accuracy,
     make_scaler,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from utils.paths import atomic_write
 
@@ -80,8 +79,8 @@ class Store:
             self.path.unlink(missing_ok=True)
 
 
-class Folder:
-    """Files in which an evaluation keeps what it has, to go on after an interrupt.
+class Resumption:
+    """Files of a folder in which an evaluation keeps what it has, to go on after an interrupt.
 
     They count only for the same weights, images and options (`origin`).
     """
@@ -107,15 +106,9 @@ class Folder:
             path.unlink(missing_ok=True)  # mapped files live on until all have closed them
 
 
-def fingerprint(module: torch.nn.Module) -> str:
-    """Short digest of all weights, by which features of other weights are recognised."""
+def hash_arrays(*arrays: np.ndarray) -> str:
+    """Short digest of the values of arrays, by which what was made from others is recognised."""
     digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
-
-
-def fingerprint_of(array: np.ndarray) -> str:
-    """Short digest of an array's values."""
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
