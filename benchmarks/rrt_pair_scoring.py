@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import multi_head_attention_forward
 
 from rrt_gld.models.matcher import Matcher
-from rrt_gld.models.packed_encoder import PackedLinear, layers_of
+from rrt_gld.models.packed_encoder import layers_of
 from rrt_gld.models.scoring import PairScorer
 from rrt_gld.models.transformer import EncoderLayer
 

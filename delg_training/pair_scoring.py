@@ -6,30 +6,26 @@ for any number of processes. A run that was interrupted goes on with the pairs t
 
 import json
 import logging
-import multiprocessing
 import multiprocessing.resource_tracker
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from delg_training.geometric_verification import Verification, verify
 from utils.descriptors import read_local
 from utils.paths import atomic_path, require_files
+from utils.worker_pool import run_tasks
 
 logger = logging.getLogger(__name__)
 
 PAIRS_PER_TASK = 32
 QUERIES_HELD = 128  # features of queries that a worker keeps: about 70 MB of 1000 x 128
 SAVE_SECONDS = 60.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 NOT_YET = -1
 REMEDY = "replace it with overwrite=True, or choose another output_dir"
 
@@ -130,31 +126,16 @@ def _count_missing(
     """Fill in `inliers` where it is NOT_YET; `save` is called every minute."""
     missing = np.flatnonzero(inliers == NOT_YET)
     missing = missing[np.lexsort((pairs[missing, 0], pairs[missing, 1]))]  # by index image
-    tasks = np.array_split(missing, range(PAIRS_PER_TASK, len(missing), PAIRS_PER_TASK))
-    count = min(num_processes or os.cpu_count() or 1, len(tasks))
+    cuts = range(PAIRS_PER_TASK, len(missing), PAIRS_PER_TASK)
+    tasks = [(rows, pairs[rows]) for rows in np.array_split(missing, cuts)]
     saved = time.monotonic()
     with tqdm(total=len(missing), desc="pairs", unit="pair", disable=not progress) as bar:
-        for rows, found in _run([(task, pairs[task]) for task in tasks], (files, settings), count):
+        for (rows, _), found in run_tasks(_Scorer, (files, settings), tasks, num_processes):
             inliers[rows] = found
             bar.update(len(rows))
             if time.monotonic() - saved > SAVE_SECONDS:
                 save()
                 saved = time.monotonic()
-
-
-Task = tuple[np.ndarray, np.ndarray]  # (n,) rows of the list of pairs; their pairs (n, 2)
-
-
-def _run(
-    tasks: list[Task], state: tuple[LocalFiles, Verification], count: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if count <= 1:
-        scorer = _Scorer(*state)
-        yield from (scorer(task) for task in tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), context.Pool(count, _start_worker, state) as pool:
-        yield from pool.imap_unordered(_work, tasks)
 
 
 def start_tracker_early(options: dict[str, Any]) -> None:
@@ -165,21 +146,6 @@ def start_tracker_early(options: dict[str, Any]) -> None:
     multiprocessing.resource_tracker.ensure_running()
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside have one BLAS thread: they are as many as there are cores."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 class _Scorer:
     """Carries tasks out. Tasks come by index image: each of its files is read about once."""
 
@@ -188,9 +154,9 @@ class _Scorer:
         self.load_query = lru_cache(QUERIES_HELD)(lambda q: read_local(files.queries[q]))
         self.load_index = lru_cache(1)(lambda i: read_local(files.gallery[i]))
 
-    def __call__(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        rows, pairs = task
-        return rows, np.array([self._count(int(q), int(i)) for q, i in pairs], np.int64)
+    def __call__(self, task: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """(n,) int64 inliers; `task`: (n,) rows of the list of pairs, their pairs (n, 2)."""
+        return np.array([self._count(int(q), int(i)) for q, i in task[1]], np.int64)
 
     def _count(self, q: int, i: int) -> int:
         try:
@@ -198,15 +164,3 @@ class _Scorer:
         except ValueError as error:
             names = f"{self.files.queries[q]} and {self.files.gallery[i]}"
             raise ValueError(f"{names} cannot be matched: {error}") from error
-
-
-_worker: dict[str, Any] = {}  # of this process, where it is a worker
-
-
-def _start_worker(files: LocalFiles, settings: Verification) -> None:
-    cv2.setNumThreads(1)
-    _worker["scorer"] = _Scorer(files, settings)
-
-
-def _work(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    return _worker["scorer"](task)

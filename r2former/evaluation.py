@@ -17,7 +17,7 @@ from r2former.datasets.transforms import CROP_METHODS, make_database_transform, 
 from r2former.features import Extraction, Features, Loading
 from r2former.models.network import R2Former
 from r2former.models.pair_scoring import PairScorer
-from r2former.reranking import PUBLISHED_DEPTH, rerank_table, score_table
+from r2former.reranking import PUBLISHED_DEPTH, score_table
 from r2former.retrieval import (
     compute_maps,
     compute_recalls,
@@ -27,6 +27,7 @@ from r2former.retrieval import (
 )
 from utils.checkpoints import fingerprint_weights
 from utils.distributed import Ranks
+from utils.pair_tables import rerank_table
 from utils.row_store import Resumption, hash_arrays
 
 

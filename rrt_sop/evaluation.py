@@ -12,7 +12,7 @@ import torch
 from rrt_sop.datasets.image_list import ImageList
 from rrt_sop.features import Loading, extract
 from rrt_sop.models.nets import Net, make_scorer
-from rrt_sop.reranking import check_table, rerank_table, score_table
+from rrt_sop.reranking import check_table, score_table
 from rrt_sop.retrieval import (
     compute_recall,
     find_first_hits,
@@ -21,6 +21,7 @@ from rrt_sop.retrieval import (
 )
 from utils.checkpoints import fingerprint_weights
 from utils.distributed import Ranks
+from utils.pair_tables import rerank_table
 from utils.row_store import Resumption, Store, hash_arrays
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,10 @@ from tests.source_tree import (
 )
 
 # of utils, with files split off them (knn_exact.py)
-TORCH_MODULES = ("checkpoints", "distributed", "divergence", "interruption", "knn")
+TORCH_MODULES = (
+    *("checkpoints", "distributed", "divergence", "interruption", "knn"),
+    *("packed", "pair", "torch"),
+)
 LIBRARIES = (
     *("torch", "torchvision", "tensorflow", "keras", "numpy", "scipy", "sacred", "faiss", "cv2"),
     *("PIL", "timm", "safetensors", "matplotlib", "sklearn", "pydegensac", "tqdm", "pytest"),

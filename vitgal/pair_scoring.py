@@ -4,24 +4,20 @@ Each worker process opens the features itself and gets nothing but names; the sc
 for any number of processes.
 """
 
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
+from utils.worker_pool import run_tasks
 from vitgal.geometric_verification import Verification, count_inliers
 from vitgal.stores import FeatureStore, open_store
 
 IMAGES_PER_TASK = 20
 SHOWN = 5  # images without features that an error names
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class StoreOptions(NamedTuple):
@@ -87,39 +83,11 @@ def score_heads(
         for row, (query, head) in enumerate(zip(queries, heads, strict=True))
         for column in range(0, len(head), IMAGES_PER_TASK)
     ]
-    count = min(num_processes or os.cpu_count() or 1, len(tasks))
     with tqdm(total=scores.size, desc="pairs", unit="pair", disable=not progress) as bar:
-        for task, counts in _run(tasks, (stored, settings), count):
+        for task, counts in run_tasks(_Scorer, (stored, settings), tasks, num_processes):
             scores[task.row, task.column : task.column + len(counts)] = counts
             bar.update(len(counts))
     return scores
-
-
-def _run(
-    tasks: list[Task], state: tuple[StoreOptions, Verification], count: int
-) -> Iterator[tuple[Task, np.ndarray]]:
-    if count <= 1:
-        scorer = _Scorer(*state)
-        yield from ((task, scorer(task)) for task in tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), context.Pool(count, _start_worker, state) as pool:
-        yield from pool.imap_unordered(_work, tasks)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside have one BLAS thread: they are as many as there are cores."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class _Scorer:
@@ -132,15 +100,3 @@ class _Scorer:
     def __call__(self, task: Task) -> np.ndarray:
         images = [self.store.load(path) for path in task.images]
         return count_inliers(self.load_query(task.query), images, self.settings)
-
-
-_worker: dict[str, Any] = {}  # of this process, where it is a worker
-
-
-def _start_worker(stored: StoreOptions, settings: Verification) -> None:
-    cv2.setNumThreads(1)
-    _worker["scorer"] = _Scorer(stored, settings)
-
-
-def _work(task: Task) -> tuple[Task, np.ndarray]:
-    return task, _worker["scorer"](task)

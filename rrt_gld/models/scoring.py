@@ -5,8 +5,7 @@ to share each of them between threads. On CUDA, pairs of similar length are batc
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rrt_gld.models import matcher
 from rrt_gld.models.matcher import Matcher
 from rrt_gld.models.packed_encoder import PackedEncoder, is_supported
+from utils.torch_threads import map_in_threads
 
 PRECISIONS = ("float32", "bf16")
 BATCH_TOKENS = 65_536  # of a batch on CUDA, padding included: 65 pairs of 1004 tokens
@@ -160,21 +160,3 @@ def split_by_tokens(order: np.ndarray, lengths: np.ndarray, budget: int) -> Iter
         size = max(1, budget // int(lengths[order[start]]))
         yield order[start : start + size]
         start += size
-
-
-def map_in_threads(
-    function: Callable[[Any], float], items: Sequence[Any] | np.ndarray, threads: int
-) -> list[float]:
-    """[function(item) for item in items], each call confined to one of `threads` threads.
-
-    The kernels inside run on the calling thread alone. An interrupt waits for the calls under way.
-    """
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        futures = [pool.submit(function, item) for item in items]
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # a worker's setting is its own, but also what threads started later would begin with
-        torch.set_num_threads(before)

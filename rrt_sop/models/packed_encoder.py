@@ -15,25 +15,18 @@ import math
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rrt_sop.models.transformer import Encoder, EncoderLayer
-
-# |score| in units of log2 up to which exp2 is taken as it is: 2^100 times 2^10 keys is far from
-# float32's 2^128, and a row whose largest term is 2^-100 still has 26 bits above the denormals
-SAFE_EXPONENT = 100.0
-# just under the 32 MiB up to which glibc's malloc adapts, see `keep_freed_memory`
-ADAPTING_BYTES = 31 << 20
+from utils.packed_linear import SAFE_EXPONENT, PackedLinear, can_pack, keep_freed_memory
 
 
 def is_supported(encoder: Encoder, dtype: torch.dtype = torch.float32) -> bool:
     """Whether `PackedEncoder` computes this encoder on this machine's CPU."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    layers = layers_of(encoder)
-    return all(layer.activation == "relu" and not layer.normalize_before for layer in layers)
+    plain = (
+        layer.activation == "relu" and not layer.normalize_before for layer in layers_of(encoder)
+    )
+    return can_pack(dtype) and all(plain)
 
 
 def layers_of(encoder: Encoder) -> list[EncoderLayer]:
@@ -41,56 +34,15 @@ def layers_of(encoder: Encoder) -> list[EncoderLayer]:
     return cast(list[EncoderLayer], list(encoder.layers))
 
 
-def keep_freed_memory() -> None:
-    """Have malloc reuse the buffers of a layer instead of returning them to the system each time.
-
-    glibc keeps blocks as large as the largest that was ever freed (of at most 32 MiB), so one
-    block, never touched, is freed. Without effect on other C libraries.
-    """
-    torch.empty(ADAPTING_BYTES, dtype=torch.uint8)
-
-
-class PackedLinear:
-    """x W^T + b with W in oneDNN's own layout; `dtype` is that of the product's inputs."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-        """`weight` (out, in), `bias` (out,)."""
-        self.dtype = dtype
-        self.bias = bias.to(dtype)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
-
-    @classmethod
-    def of(cls, linear: nn.Linear, dtype: torch.dtype) -> "PackedLinear":
-        """The packed copy of a module."""
-        return cls(linear.weight.detach(), linear.bias.detach(), dtype)
-
-    def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(T, in) -> (T, out) in `dtype`; `activation`: none or relu."""
-        x = x.to(self.dtype)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], "")
-
-    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """residual + x W^T + b, float32."""
-        if self.dtype == torch.float32:
-            return torch.ops.mkldnn._linear_pointwise.binary(
-                x, residual, self.weight, self.bias, "add"
-            )
-        return residual + self(x)
-
-
 class PackedLayer:
     """One post-norm ReLU layer on all tokens of some pairs."""
 
     def __init__(self, layer: EncoderLayer, dtype: torch.dtype) -> None:
         attention = layer.self_attn
-        weight, bias = attention.in_proj_weight.detach(), attention.in_proj_bias.detach()
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
         self.nhead = attention.nhead
-        d = weight.shape[1]
-        self.head_width = d // self.nhead
-        # scores come out in units of log2: softmax(s) = 2^(s log2 e) / sum
-        factor = torch.ones(3 * d)
-        factor[:d] = math.log2(math.e) / math.sqrt(self.head_width)
-        self.in_proj = PackedLinear(weight * factor[:, None], bias * factor, dtype)
+        self.head_width = weight.shape[1] // self.nhead
+        self.in_proj = PackedLinear.of_attention(weight, bias, self.nhead, dtype)
         self.out_proj = PackedLinear.of(attention.out_proj, dtype)
         self.linear1 = PackedLinear.of(layer.linear1, dtype)
         self.linear2 = PackedLinear.of(layer.linear2, dtype)

@@ -1,8 +1,6 @@
 """Scores of many pairs with one matcher: what depends on one image alone is computed once."""
 
 import copy
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from rrt_sop.models.matcher import SEG_CLS, SEG_SEP, SEG_SRC, SEG_TGT, Matcher
 from rrt_sop.models.packed_encoder import PackedEncoder, is_supported, layers_of
+from utils.torch_threads import map_in_threads
 
 PRECISIONS = ("float32", "bf16")
 BATCH_TOKENS = 65_536  # of a batch on CUDA: 655 pairs of 100 tokens
@@ -150,21 +149,3 @@ def join(cls: Tensor, query: Tensor, sep: Tensor, gallery: Tensor, dim: int) -> 
     """The four parts of a sequence along `dim`; `cls` and `sep` are the same for all pairs."""
     single = (len(query), *(-1 for _ in cls.shape[1:]))
     return torch.cat([cls.expand(single), query, sep.expand(single), gallery], dim=dim)
-
-
-def map_in_threads(function: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
-    """[function(item) for item in items], each call confined to one of `threads` threads.
-
-    The kernels inside run on the calling thread alone. An interrupt waits for the calls under way.
-    """
-    if threads == 1 and torch.get_num_threads() == 1:
-        return [function(item) for item in items]
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        futures = [pool.submit(function, item) for item in items]
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # a worker's setting is its own, but also what threads started later would begin with
-        torch.set_num_threads(before)

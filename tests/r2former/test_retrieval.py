@@ -7,7 +7,6 @@ import pytest
 
 from r2former.crops import combine_rankings, find_repeated, mean_descriptors, vote
 from r2former.datasets.place_set import PlaceSet, Positives
-from r2former.reranking import rerank_table
 from r2former.retrieval import (
     average_precisions,
     compute_maps,
@@ -18,6 +17,7 @@ from r2former.retrieval import (
 )
 from tests.golden_recipe import array, load_outputs
 from tests.r2former.golden_models import PREFIX, SYSTEM
+from utils.pair_tables import rerank_table
 
 # of the manifest's case "recall" and "crops"
 QUERIES, DATABASE, WIDTH, CROPS = 50, 240, 32, 5

@@ -8,7 +8,8 @@ import torch
 
 from rrt_gld.models import packed_encoder, scoring
 from rrt_gld.models.matcher import Matcher
-from rrt_gld.models.scoring import PairScorer, map_in_threads, split_by_tokens
+from rrt_gld.models.scoring import PairScorer, split_by_tokens
+from utils.torch_threads import map_in_threads
 
 SMALL = {"d_global": 24, "d_model": 32, "nhead": 4, "num_encoder_layers": 3, "dim_feedforward": 64}
 LENGTHS = (40, 7, 1, 0)  # local features of four images

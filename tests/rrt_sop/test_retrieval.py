@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rrt_sop.reranking import PUBLISHED_DEPTH, check_table, rerank_table
+from rrt_sop.reranking import PUBLISHED_DEPTH, check_table
 from rrt_sop.retrieval import (
     compute_recall,
     find_first_hits,
@@ -14,6 +14,7 @@ from rrt_sop.retrieval import (
 from tests.golden_recipe import GOLDEN_DIR, array, cases_of_kind, load_manifest, load_outputs
 from tests.rrt_sop.golden_models import RECALL, RERANK, SYSTEM, golden_features
 from utils.nn_tables import load_nn_inds
+from utils.pair_tables import rerank_table
 from utils.pickles import load_foreign
 
 RECALL_CASES, RERANK_CASES = cases_of_kind(SYSTEM, RECALL), cases_of_kind(SYSTEM, RERANK)

@@ -6,9 +6,10 @@ import torch
 
 from rrt_sop.models import packed_encoder, scoring
 from rrt_sop.models.matcher import Matcher
-from rrt_sop.models.scoring import PairScorer, map_in_threads
+from rrt_sop.models.scoring import PairScorer
 from tests.golden_recipe import cases_of_kind, load_manifest, load_outputs
 from tests.rrt_sop.golden_models import MATCHER, SYSTEM, golden_maps, golden_matcher
+from utils.torch_threads import map_in_threads
 
 CASES = cases_of_kind(SYSTEM, MATCHER)
 MANIFEST = load_manifest(SYSTEM)["cases"]
