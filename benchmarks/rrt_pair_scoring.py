@@ -22,6 +22,7 @@ from rrt_gld.models.matcher import Matcher
 from rrt_gld.models.packed_encoder import layers_of
 from rrt_gld.models.scoring import PairScorer
 from rrt_gld.models.transformer import EncoderLayer
+from utils.packed_linear import PackedLinear
 
 MAX_FEATURES = 500  # rows of an image in the straightforward variant, always
 BATCH = 8  # pairs of a batch there; larger ones were no faster

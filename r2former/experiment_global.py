@@ -19,6 +19,7 @@ from r2former.datasets.ingredient import (
     load_val_set,
     make_train_transforms,
 )
+from r2former.experiment_options import loop_options
 from r2former.models.ingredient import load_global_model, make_global_model, model_ingredient
 from r2former.optimisation import choose_parameters
 from r2former.training import GlobalStage
@@ -33,6 +34,7 @@ ex = Experiment(
     save_git_info=False,
 )
 ex.option_hook(observe_first_rank_only)
+ex.config(loop_options)
 
 
 @ex.config
@@ -43,29 +45,15 @@ def config():
     epochs_num = 100  # at most
     patience = 10  # epochs without a better recall, then it ends
     lr = 1e-5  # learning rate; constant for adam and sgd
-    lr_batch_size = None  # groups that lr belongs to: scaled in proportion to the batch; None: not
     lr_crn_layer = 5e-3  # of the reweighting layers of model.aggregation=crn
     lr_crn_net = 5e-4  # of the rest then
     warmup = -1  # epochs of rising rate, of adamw with cos
     optim = "adam"  # adam, sgd, adamw
     cos = False  # cosine schedule, of adamw; else steps
     schedule = [60, 80]  # epochs at which adamw's rate falls to a tenth
-    freeze = 0  # blocks of the backbone that stay as they are
-    save_best = 0  # index into dataset.recall_values of the recall that decides
     seed = 0
     resume = None  # checkpoint to start from: its weights; None: ImageNet's
-    save_dir = "default"  # checkpoints go to logs/<save_dir>
-    cpu = False  # stay on the CPU where there is a GPU
-    groups_per_pass = None  # groups in memory at once; None: all. Gradients add up
-    autocast = False  # forward pass of training in bfloat16
-    max_minutes = None  # wall-clock budget; then one more measurement and a clean end
-    log_every = 20  # steps between console lines
-    checkpoint_every = 500  # steps between writes of last_model.pth; 0: after rounds and epochs
-    continue_from = None  # last_model.pth of an interrupted run: goes on exactly where it stood
-    continue_run = False  # the same with logs/<save_dir>/last_model.pth, where there is one
     mine_every_epoch = True  # False: only once, if a round makes an epoch
-    collapse_spread = 0.02  # a word when queries and negatives are nearer on average
-    collapse_share = 0.5  # ends when recall falls below this share of the best; 0: never
 
 
 @ex.capture

@@ -21,6 +21,7 @@ from r2former.datasets.ingredient import (
     load_val_set,
     make_train_transforms,
 )
+from r2former.experiment_options import loop_options
 from r2former.models.ingredient import load_model, make_model, model_ingredient
 from r2former.models.network import R2Former
 from r2former.optimisation import choose_parameters
@@ -36,6 +37,7 @@ ex = Experiment(
     save_git_info=False,
 )
 ex.option_hook(observe_first_rank_only)
+ex.config(loop_options)
 
 
 @ex.config
@@ -46,34 +48,20 @@ def config():
     temperature = 0.07  # of criterion in_batch
     fix = 1  # 1: only local_head and Reranker are trained
     finetune = 0  # 1: the rerank loss flows into the backbone too
-    freeze = 0  # blocks of the backbone that stay as they are
     epochs_num = 50  # at most; the cosine ends there
     patience = 25  # epochs without a better recall, then it ends
     lr = 5e-4  # learning rate
-    lr_batch_size = None  # groups that lr belongs to: scaled in proportion to the batch; None: not
     warmup = 5  # epochs of rising rate, of cos
     optim = "adamw"  # adamw, adam, sgd (constant rates)
     cos = True  # cosine schedule, of adamw; else steps
     schedule = [60, 80]  # epochs at which the rate of steps falls to a tenth
-    save_best = 0  # index into dataset.recall_values of the recall that decides
     val_top_k = 100  # candidates that are reranked when it is measured
     seed = 0
     resume = None  # checkpoint to start from, with or without reranker; None: ImageNet's weights
-    save_dir = "default"  # checkpoints go to logs/<save_dir>
-    cpu = False  # stay on the CPU where there is a GPU
     local_start = "normal"  # of local_head, published; pca (ours): of the tokens; see frozen.py
     cache_frozen = False  # fix=1: the backbone runs once over the training images, not every step
     cache_budget_gib = 8  # memory that this may take
-    groups_per_pass = None  # groups in memory at once; None: all. Gradients add up
-    autocast = False  # forward pass of training in bfloat16
-    max_minutes = None  # wall-clock budget; then one more measurement and a clean end
-    log_every = 20  # steps between console lines
-    checkpoint_every = 500  # steps between writes of last_model.pth; 0: after rounds and epochs
-    continue_from = None  # last_model.pth of an interrupted run: goes on exactly where it stood
-    continue_run = False  # the same with logs/<save_dir>/last_model.pth, where there is one
     mine_every_epoch = True  # False, as published: only once, if a round makes an epoch
-    collapse_spread = 0.02  # a word when queries and negatives are nearer on average
-    collapse_share = 0.5  # ends when recall falls below this share of the best; 0: never
 
 
 @ex.capture

@@ -8,6 +8,7 @@ from utils.pair_tables import fill_table
 from utils.row_store import Store
 
 PUBLISHED_DEPTH = 100  # candidates that the evaluation reranks
+BLOCK_PAIRS = 6_400  # pairs between two marks of what is done
 
 
 def score_table(
@@ -30,4 +31,4 @@ def score_table(
         pairs = np.stack([rows, nn_inds[part].reshape(-1)], axis=1)
         return scorer.score(local_query, local_database, pairs).reshape(-1, nn_inds.shape[1])
 
-    return fill_table(score, nn_inds.shape, ranks, store, progress=progress)
+    return fill_table(score, nn_inds.shape, BLOCK_PAIRS, ranks, store, progress)

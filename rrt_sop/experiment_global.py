@@ -21,6 +21,7 @@ from rrt_sop.datasets.ingredient import (
 )
 from rrt_sop.datasets.samplers import Sampler
 from rrt_sop.evaluation import evaluate_global
+from rrt_sop.experiment_options import loop_options
 from rrt_sop.losses import collapsed_loss
 from rrt_sop.models.ingredient import make_model, model_ingredient
 from rrt_sop.training import GlobalStage, Guard, Net
@@ -45,36 +46,20 @@ ex = Experiment(
     save_git_info=False,
 )
 ex.option_hook(observe_first_rank_only)
+ex.config(loop_options)
 
 
 @ex.config
 def config():
-    epochs = 100  # 0: evaluation only
     lr = 0.001  # learning rate at the start
     momentum = 0.9  # of sgd
     nesterov = True  # of sgd
-    weight_decay = 4e-4  # on all parameters, see no_bias_decay
     optim = "sgd"  # sgd (published) or adamw
-    scheduler = "multistep"  # multistep (published, per epoch); cos_step, warmcos_step (per step)
-    scheduler_tau = [60, 80]  # epochs at which multistep lowers the rate
-    scheduler_gamma = 0.1  # factor of multistep
-    warmup_steps = 0  # linear rise of warmcos_step
-    max_norm = 0.0  # clip the total gradient 2-norm to this; 0: no clipping (published)
-    no_bias_decay = False  # no decay on 1-d parameters: biases and norms
     temperature = 0.05  # of the contrastive loss
     seed = 364086339
     resume = None  # checkpoint to start from: its weights; None: ImageNet weights, fresh heads
-    cpu = False  # stay on the CPU where there is a GPU
-    cudnn_flag = "benchmark"  # benchmark or deterministic
-    temp_dir = "logs/temp"  # best and last checkpoint
-    visdom_freq = 20  # steps between console lines
     steps_per_epoch = None  # None: what the sampler yields; else that many steps make an epoch
-    max_minutes = None  # wall-clock budget of training; then one more evaluation and a clean end
-    autocast = False  # forward pass of training in bfloat16
     chunk = None  # images per pass, for batches beyond the memory: same gradients, a second forward
-    checkpoint_every = 1000  # steps between writes of last.pt; 0: at epoch ends only
-    continue_from = None  # last.pt of an interrupted run: goes on exactly where it stood
-    continue_run = False  # the same with <temp_dir>/last.pt, where there is one
     guard_steps = 2000  # steps before a loss that stands at that of equal features is reported
 
 

@@ -24,6 +24,7 @@ from rrt_sop.datasets.ingredient import (
 )
 from rrt_sop.datasets.samplers import TripletSampler
 from rrt_sop.evaluation import evaluate_reranked
+from rrt_sop.experiment_options import loop_options
 from rrt_sop.frozen_views import FrozenViews, make_frozen_views
 from rrt_sop.models.ingredient import make_model, model_ingredient
 from rrt_sop.retrieval import neighbour_origin
@@ -50,37 +51,21 @@ ex = Experiment(
     save_git_info=False,
 )
 ex.option_hook(observe_first_rank_only)
+ex.config(loop_options)
 
 
 @ex.config
 def config():
-    epochs = 100  # 0: evaluation only
     lr = 0.0001  # learning rate at the start
     momentum = 0.0  # of sgd
     nesterov = False  # of sgd
-    weight_decay = 4e-4  # on all parameters, see no_bias_decay
     optim = "adamw"  # adamw (published) or sgd
-    scheduler = "multistep"  # multistep (published, per epoch); cos_step, warmcos_step (per step)
-    scheduler_tau = [60, 80]  # epochs at which multistep lowers the rate
-    scheduler_gamma = 0.1  # factor of multistep
-    warmup_steps = 0  # linear rise of warmcos_step
-    max_norm = 0.0  # clip the total gradient 2-norm to this; 0: no clipping (published)
-    no_bias_decay = False  # no decay on 1-d parameters: biases and norms
     seed = 459858808
     resume = None  # checkpoint to start from: its weights, not its optimiser; None: ImageNet's
     cache_nn_inds = "rrt_sop/rrt_sop_caches/rrt_r50_sop_nn_inds_test.pkl"  # of the test set
     rerank_depth = 15  # its columns that evaluation reranks during training; published: 15
-    cpu = False  # stay on the CPU where there is a GPU
-    cudnn_flag = "benchmark"  # benchmark or deterministic
-    temp_dir = "logs/temp"  # best and last checkpoint
-    visdom_freq = 20  # steps between console lines
     steps_per_epoch = None  # None: each anchor once; else that many steps make an epoch
-    max_minutes = None  # wall-clock budget of training; then one more evaluation and a clean end
     cached_views = None  # frozen backbone: its outputs of that many crops per image, computed once
-    autocast = False  # forward pass of training in bfloat16
-    checkpoint_every = 1000  # steps between writes of last.pt; 0: at epoch ends only
-    continue_from = None  # last.pt of an interrupted run: goes on exactly where it stood
-    continue_run = False  # the same with <temp_dir>/last.pt, where there is one
     guard_steps = 5000  # steps before a loss that stands at ln 2 is reported
 
 

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from rrt_sop.models.nets import Scorer
 from utils.distributed import Ranks
-from utils.pair_tables import BLOCK_PAIRS, fill_table
+from utils.pair_tables import fill_table
 from utils.row_store import Store
 
 Maps = np.ndarray | Tensor
 PUBLISHED_DEPTH = 100  # columns that the evaluation reranks
-# what the encodings of the pairs scored together may take: four times their local maps
-BLOCK_BYTES = 700 << 20
+BLOCK_PAIRS = 6_400  # pairs whose images are encoded together
+BLOCK_BYTES = 700 << 20  # and what their encodings may take: four times their local maps
 
 
 def check_table(nn_inds: np.ndarray, num_queries: int, num_gallery: int) -> None:
@@ -55,9 +55,7 @@ def score_table(
     def score(part: slice) -> np.ndarray:
         return score_block(scorer, query_maps[part], gallery_maps, nn_inds[part])
 
-    return fill_table(
-        score, nn_inds.shape, ranks, store, min(BLOCK_PAIRS, fitting), progress=progress
-    )
+    return fill_table(score, nn_inds.shape, min(BLOCK_PAIRS, fitting), ranks, store, progress)
 
 
 def score_block(

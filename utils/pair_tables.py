@@ -9,8 +9,6 @@ from tqdm import tqdm
 from utils.distributed import Ranks
 from utils.row_store import Store
 
-BLOCK_PAIRS = 6_400  # pairs between two marks of what is done
-
 
 def rerank_table(nn_inds: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Reorder the first K columns by descending score, stable; the table is cut to them.
@@ -32,15 +30,16 @@ def rerank_table(nn_inds: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
 def fill_table(
     score: Callable[[slice], np.ndarray],
     shape: tuple[int, int],
+    block_pairs: int,
     ranks: Ranks | None = None,
     store: Store | None = None,
-    block_pairs: int = BLOCK_PAIRS,
     progress: bool = True,
 ) -> np.ndarray:
     """(Q, K) float32 scores, from `score(queries)` -> (q, K) for blocks of queries in turn.
 
-    `store` (Q, K): finished rows are kept there, and an interrupted call goes on after them.
-    Several ranks share the blocks out; all of them get the whole table.
+    `block_pairs`: scored between two marks of what is done. `store` (Q, K): finished rows are kept
+    there, and an interrupted call goes on after them. Several ranks share the blocks out; all of
+    them get the whole table.
     """
     ranks, store = ranks or Ranks(), store or Store(shape)
     num_queries, depth = shape

@@ -50,10 +50,3 @@ def train(stage: str, folder: Path, save_dir: Path, **changes: Any) -> Any:
 
 def weights(save_dir: Path, name: str = "last_model.pth") -> dict[str, torch.Tensor]:
     return read_checkpoint(save_dir / name)["model_state_dict"]
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name

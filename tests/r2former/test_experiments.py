@@ -12,11 +12,11 @@ import torch
 from r2former import precompute_mining, training_run
 from r2former.datasets.place_set import PlaceSet
 from r2former.models.weights import read_checkpoint
+from tests.interruptions import assert_same
 from tests.r2former.short_runs import (
     DATASET,
     MODEL,
     STAGES,
-    assert_same,
     train,
     weights,
     write_street,

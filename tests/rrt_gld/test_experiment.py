@@ -19,6 +19,7 @@ from rrt_gld import training_run
 from rrt_gld.experiment import ex
 from rrt_gld.tools.prepare_topk_gldv2 import ex as topk_gldv2
 from rrt_gld.tools.prepare_topk_revisited import ex as topk_revisited
+from tests.interruptions import Clock, Interrupted, assert_same, kill_after
 from tests.rrt_gld.data_folders import write_random_test_folder, write_random_train_folder
 from utils.checkpoints import load_state
 from utils.paths import REPO_ROOT
@@ -85,31 +86,6 @@ def weights(temp_dir: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
     return load_state(temp_dir / name)["state"]
 
 
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-
-
-class Interrupted(BaseException):
-    """Stands for a kill: nothing of the run gets to react."""
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the run die in its `steps`-th step from now."""
-    left = [steps]
-    after_step = training_run.TrainingRun._after_step
-
-    def counted(self, result, num_pairs):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Interrupted
-        after_step(self, result, num_pairs)
-
-    monkeypatch.setattr(training_run.TrainingRun, "_after_step", counted)
-
-
 def test_training_learns_on_a_handful_of_images(folders, tmp_path):
     run = train(
         folders,
@@ -159,7 +135,7 @@ def test_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     }
     train(folders, tmp_path / "whole", **changes)
     with monkeypatch.context() as patch:
-        kill_after(patch, kill_at)
+        kill_after(patch, training_run, kill_at)
         with pytest.raises(Interrupted):
             train(folders, tmp_path / "parts", **changes)
     train(folders, tmp_path / "parts", continue_run=True, **changes)
@@ -213,17 +189,6 @@ def test_files_and_cache_train_the_same(folders, tmp_path):
     no_cache = {"cache_locals": False, "num_workers": 2}
     train(folders, tmp_path / "files", epochs=1, dataset=no_cache)
     assert_same(weights(tmp_path / "cache"), weights(tmp_path / "files"))
-
-
-class Clock:
-    """In place of the module `time`: every look at it takes a second."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 def test_time_budget_ends_the_run_cleanly_and_it_can_go_on(folders, tmp_path, monkeypatch):

@@ -53,10 +53,3 @@ def train(stage: str, products: Path, temp_dir: Path, **changes: Any) -> Any:
 
 def weights(temp_dir: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
     return load_state(temp_dir / name)["state"]
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name

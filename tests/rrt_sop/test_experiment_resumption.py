@@ -18,11 +18,11 @@ import torch
 from rrt_sop import training_run
 from rrt_sop.datasets.samplers import ShuffleSampler
 from rrt_sop.run_state import Progress
+from tests.interruptions import Clock, Interrupted, assert_same, kill_after
 from tests.rrt_sop.image_folders import write_products
 from tests.rrt_sop.short_runs import (
     BEST,
     STAGES,
-    assert_same,
     options,
     train,
     weights,
@@ -45,24 +45,6 @@ def products(tmp_path_factory) -> Path:
     return write_set(tmp_path_factory.mktemp("set"))
 
 
-class Interrupted(BaseException):
-    """Stands for a kill: nothing of the run gets to react."""
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the run die in its `steps`-th step from now."""
-    left = [steps]
-    after_step = training_run.TrainingRun._after_step
-
-    def counted(self, result):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Interrupted
-        after_step(self, result)
-
-    monkeypatch.setattr(training_run.TrainingRun, "_after_step", counted)
-
-
 # ------------------------------------------------------------------ interruptions
 
 
@@ -81,7 +63,7 @@ def test_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     }
     train(stage, products, tmp_path / "whole", **changes)
     with monkeypatch.context() as patch:
-        kill_after(patch, kill_at)
+        kill_after(patch, training_run, kill_at)
         with pytest.raises(Interrupted):
             train(stage, products, tmp_path / "parts", **changes)
     changes["dataset"] = {"num_workers": 1}  # who reads the images does not matter
@@ -116,17 +98,6 @@ def test_kill_during_evaluation_costs_no_step(products, tmp_path, monkeypatch):
     assert (saved["epochs_done"], saved["step"], saved["evaluated"]) == (1, 0, False)
     train("rerank", products, tmp_path / "parts", continue_from=str(last))
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-
-
-class Clock:
-    """In place of the module `time`: every look at it takes a second."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -11,7 +11,8 @@ from rrt_sop.frozen_views import make_frozen_views
 from rrt_sop.models.network import RerankNet
 from rrt_sop.training import RerankStage
 from rrt_sop.training_run import TrainingRun
-from tests.rrt_sop.short_runs import assert_same, train, weights, write_set
+from tests.interruptions import assert_same
+from tests.rrt_sop.short_runs import train, weights, write_set
 from tests.rrt_sop.small_networks import MODEL
 
 FROZEN = {"freeze_backbone": True}

@@ -1,4 +1,4 @@
-"""Tables of pair scores: filled in blocks, resumed, shared out; the order that follows from them."""
+"""Tables of pair scores: filled in blocks, resumed, shared out; the order that follows."""
 
 import numpy as np
 import pytest

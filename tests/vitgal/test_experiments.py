@@ -15,7 +15,7 @@ import pytest
 import torch
 from sacred.observers import FileStorageObserver
 
-from tests.vitgal.interruptions import Clock, Interrupted, kill_after
+from tests.interruptions import Clock, Interrupted, assert_same, kill_after
 from tests.vitgal.train_folder import write_train_folder
 from utils.checkpoints import load_state
 from utils.paths import REPO_ROOT
@@ -81,13 +81,6 @@ def backbone(folder, tmp_path_factory) -> Path:
 
 def weights(output_dir: Path, name: str = "checkpoint.pth") -> dict[str, torch.Tensor]:
     return load_state(output_dir / name)["model"]
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
 
 
 # ------------------------------------------------------------------ learning, files
@@ -181,7 +174,7 @@ def test_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     train(folder, tmp_path / "whole", stage, **changes)
     changes["dataset"] = {"num_workers": workers}
     with monkeypatch.context() as patch:
-        kill_after(patch, kill_at)
+        kill_after(patch, training_run, kill_at)
         with pytest.raises(Interrupted):
             train(folder, tmp_path / "parts", stage, **changes)
     train(folder, tmp_path / "parts", stage, continue_run=True, **changes)
@@ -200,7 +193,7 @@ def test_training_on_two_views_resumes_exactly(folder, tmp_path, monkeypatch):
     run = train(folder, tmp_path / "whole", **changes)
     assert math.isfinite(run.result["loss"])
     with monkeypatch.context() as patch:
-        kill_after(patch, 5)
+        kill_after(patch, training_run, 5)
         with pytest.raises(Interrupted):
             train(folder, tmp_path / "parts", **changes)
     with pytest.raises(ValueError, match="correspondence_weight"):  # not without the second view
