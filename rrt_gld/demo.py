@@ -11,7 +11,6 @@ Descriptors are kept in the output folder and reused; those of changed photograp
 import argparse
 import logging
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from rrt_gld.models.scoring import PairScorer
 from rrt_gld.reranking import Reranked, rerank, rerank_head
 from rrt_gld.result_record import percent_maps
 from rrt_gld.rows import EXPECTED, make_gain_rows, to_percent
+from utils.command_line import LOG_FORMAT, run_command
 from utils.paths import REPO_ROOT
 from utils.result_files import BEFORE
 from utils.results import Row, load_expected, make_intervals, make_rows, print_rows
@@ -137,15 +137,9 @@ def run(options: argparse.Namespace) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one line that says what is wrong and what to do."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s - %(name)s - %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     options = parse(argv)
-    try:
-        page = run(options)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"demo: {error}\n")
-        return 1
-    sys.stdout.write(f"\nRanked lists and matches: {page.resolve()}\n")
-    return 0
+    return run_command("demo", lambda: f"\nRanked lists and matches: {run(options).resolve()}\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ with the tracked mini matcher (rrt), which was trained on generated landmarks al
 import argparse
 import logging
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from search.page import write_lists, write_search_page
 from search.photographs import Photograph, list_photographs
 from search.ranking import Ranked, rank, rerank
 from search.store import Store
+from utils.command_line import LOG_FORMAT, run_command
 from utils.paths import REPO_ROOT
 
 logger = logging.getLogger("search")
@@ -130,18 +130,13 @@ def make_facts(
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one line that says what is wrong and what to do; 130 interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s - %(name)s - %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     options = parse(argv)
-    try:
-        page = run(options)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"search: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("search: interrupted; the same command goes on where it stopped\n")
-        return 130
-    sys.stdout.write(f"\nRanked lists and matches: {page.resolve()}\n")
-    return 0
+    return run_command(
+        "search",
+        lambda: f"\nRanked lists and matches: {run(options).resolve()}\n",
+        "interrupted; the same command goes on where it stopped",
+    )
 
 
 if __name__ == "__main__":

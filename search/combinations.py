@@ -8,7 +8,6 @@ delg-files). Combinations whose shapes do not fit are left blank and named below
 
 import argparse
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from search import baselines
 from search.measuring import Measured, Sets, build_store, measure, select
 from search.photographs import load_revisited_set
 from search.rerankers import Reranker, make_reranker
+from utils.command_line import LOG_FORMAT, run_command
 from utils.paths import REPO_ROOT, atomic_write
 
 HEADER = ("store", "ranking", "reranked by", "mAP medium", "mAP hard", "time")
@@ -125,15 +125,9 @@ def run(options: argparse.Namespace) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one line that says what is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s - %(name)s - %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     options = parse(argv)
-    try:
-        text = run(options)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"combinations: {error}\n")
-        return 1
-    sys.stdout.write(f"\n{text}")
-    return 0
+    return run_command("combinations", lambda: f"\n{run(options)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ kept in the same kind. Bytes are those of the files, names of images and mark in
 
 import argparse
 import logging
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from search.measuring import Measured, build_store, measure, select
 from search.photographs import Photograph, load_revisited_set
 from search.rerankers import Reranker
 from search.store import Store, copy_store
+from utils.command_line import LOG_FORMAT, run_command
 from utils.paths import REPO_ROOT, atomic_path, atomic_write
 from utils.revisited import GroundTruth
 
@@ -160,15 +160,9 @@ def run(options: argparse.Namespace) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one line that says what is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s - %(name)s - %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     options = parse(argv)
-    try:
-        text = run(options)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"compact: {error}\n")
-        return 1
-    sys.stdout.write(f"\n{text}")
-    return 0
+    return run_command("compact", lambda: f"\n{run(options)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.source_tree import ROOT, SYSTEMS, existing, own_files
+from tests.source_tree import JOINING_FOLDERS, ROOT, SYSTEMS, existing, own_files, python_files
 from utils.results import Expected, load_expected
 
 LINK = re.compile(r"!?\[(?P<text>(?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s]+)[^)]*\)")
@@ -162,6 +162,30 @@ def test_every_script_is_linked_from_a_row(system: str) -> None:
     assert not lost, f"no table row of {readme.relative_to(ROOT)} links {lost}"
 
 
+def lost_modules(readme: Path, modules: list[Path]) -> list[str]:
+    """Modules of a folder that its README neither links, alone or by their subfolder, nor names.
+
+    A command is named as `folder.module`, as behind `python -m`.
+    """
+    folder, text = readme.parent, readme.read_text(encoding="utf-8")
+    linked = {match["target"].split("#")[0].rstrip("/") for match in LINK.finditer(prose(readme))}
+    lost = []
+    for path in modules:
+        name = path.relative_to(folder)
+        ways = {str(name), *(str(part) for part in name.parents if part.parts)}
+        dotted = ".".join((folder.name, *name.with_suffix("").parts))
+        if not ways & linked and not re.search(rf"\b{re.escape(dotted)}\b", text):
+            lost.append(str(name))
+    return lost
+
+
+@pytest.mark.parametrize("folder", existing((*SYSTEMS, *JOINING_FOLDERS)))
+def test_readme_names_every_module(folder: str) -> None:
+    modules = [p for p in python_files(folder) if p.name not in ("__init__.py", "__main__.py")]
+    lost = lost_modules(ROOT / folder / "README.md", modules)
+    assert not lost, f"{folder}/README.md names neither {lost} nor the folder that they lie in"
+
+
 def test_first_page_names_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for command in ("bash demo.sh", "bash test.sh"):
@@ -204,3 +228,11 @@ def test_guard_reads_numbers_of_rows_and_headers(tmp_path: Path) -> None:
     assert cells_linking(readme, "eval_x") == [
         (" [1.5](s/eval_x.sh) ", "| a | [1.5](s/eval_x.sh) | 2.5 |")
     ]
+
+
+def test_guard_finds_modules_that_no_page_names(tmp_path: Path) -> None:
+    page = tmp_path / "system/README.md"
+    page.parent.mkdir()
+    page.write_text("[a](a.py) [models](models/) `python -m system.tool` system.tool_box\n")
+    names = ("a.py", "models/b.py", "tool.py", "box.py", "tools/c.py")
+    assert lost_modules(page, [page.parent / name for name in names]) == ["box.py", "tools/c.py"]

@@ -12,7 +12,6 @@ import hashlib
 import pickle
 import re
 import struct
-import sys
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoints_safetensors import SUFFIX, card_path, from_safetensors, to_safetensors
+from utils.command_line import run_command
 from utils.paths import atomic_path, require_file
 
 SHOWN = 10  # entries of each kind that an error message names
@@ -253,13 +253,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, nargs="?", help="the new file; default: beside FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     options = parser.parse_args(argv)
-    try:
-        written = convert(options.source, options.target, options.overwrite)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"utils.checkpoints: {error}\n")
-        return 1
-    sys.stdout.write(f"{written}\n")
-    return 0
+    return run_command(
+        "utils.checkpoints",
+        lambda: f"{convert(options.source, options.target, options.overwrite)}\n",
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from utils import report_page
+from utils.command_line import run_command
 from utils.paths import atomic_write
 from utils.report_compare import compare_runs
 from utils.report_images import Thumbnails, draw_matches, jpeg_uri
@@ -116,16 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--out", type=Path, help="the HTML file (report.html in the folder)")
         parser.add_argument("--lists", type=int, default=6, help="ranked lists shown of each run")
     options = parser.parse_args(argv)
-    try:
+
+    def work() -> str:
         if is_comparison:
-            sys.stdout.write(compare_runs(options.first, options.second) + "\n")
-        else:
-            written = write_report(options.folders, options.out, options.lists)
-            sys.stdout.write("".join(f"{path}\n" for path in written))
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"utils.report: {error}\n")
-        return 1
-    return 0
+            return compare_runs(options.first, options.second) + "\n"
+        written = write_report(options.folders, options.out, options.lists)
+        return "".join(f"{path}\n" for path in written)
+
+    return run_command("utils.report", work)
 
 
 if __name__ == "__main__":
