@@ -9,7 +9,6 @@ import numpy as np
 from data.drawing import Image, colour, ornament, sign, texture
 from data.product_parts import Camera, Part
 
-SIDE = 256  # pixels of the longer side
 SIZES = ((256, 256), (256, 192), (192, 256), (256, 224), (224, 256))
 
 

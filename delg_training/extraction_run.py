@@ -99,9 +99,6 @@ def choose_gpu() -> None:
 # ---------------------------------------------------------------------------- what goes where
 
 
-Writer = Callable[[str, Features, Path], None]
-
-
 def delg_files(config: DelfConfig, stem: str, folder: Path) -> list[Path]:
     """`<stem>.delg_global` and `<stem>.delg_local`, those that the configuration asks for."""
     kinds = {"delg_global": config.use_global_features, "delg_local": config.use_local_features}

@@ -20,13 +20,6 @@ TEMPERATURE = 0.07  # of infoNCE
 SAME_PLACE = 25.0  # metres: nearer images are no negatives of in_batch
 
 
-def split_groups(rows: Tensor, group: int) -> Tensor:
-    """(b * group, ...) rows, group by group -> (b, group, ...)."""
-    if len(rows) % group:
-        raise ValueError(f"{len(rows)} rows are no whole number of groups of {group}")
-    return rows.view(-1, group, *rows.shape[1:])
-
-
 def global_terms(features: Tensor, criterion: str = "triplet", margin: float = 0.1) -> Tensor:
     """(b, n) terms of descriptors (b, 2 + n, D): query, positive, negatives.
 

@@ -77,7 +77,7 @@ def make_settings(
 def main(
     weight_path, list_extract_paths, image_folders, image_size, keep_aspec_ratio, use_crop,
     descriptor_output_dir, location_output_dir, official_names, compact_store, compact_kind,
-    use_cuda, amp, overwrite, dataset, model, _log,
+    use_cuda, amp, overwrite, dataset, _log,
 ):  # fmt: skip
     settings = make_settings()
     images = list_images(list_extract_paths, image_folders, use_crop)

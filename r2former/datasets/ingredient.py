@@ -11,8 +11,6 @@ from r2former.datasets.place_set import PlaceSet
 from r2former.datasets.transforms import (
     Augmentation,
     Transform,
-    make_database_transform,
-    make_query_transform,
     make_train_transform,
 )
 from r2former.datasets.vg_folder import load_folders, load_vg_set
@@ -197,12 +195,6 @@ def load_train_set(
         raise ValueError(f"dataset.layout is {layout!r}, but training needs msls or vg")
     weighted = mining == "msls_weighted"
     return load_vg_set(datasets_folder, dataset_name, "train", weighted).with_positives_only(radius)
-
-
-@dataset_ingredient.capture
-def make_transforms(resize: list[int], test_method: str) -> tuple[Transform, Transform]:
-    """Of database images and of queries, in evaluation."""
-    return make_database_transform(resize), make_query_transform(resize, test_method)
 
 
 @dataset_ingredient.capture

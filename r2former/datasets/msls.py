@@ -30,7 +30,6 @@ CITIES = {
 }
 SPLITS = tuple(CITIES)
 PROTOCOLS = ("official", "all_queries")
-KNOWN_VAL = (18_871, 740)  # database images and official queries of the real val split
 
 
 @dataclass(frozen=True)

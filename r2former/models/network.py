@@ -1,7 +1,6 @@
 """R2Former: one network for global retrieval, local features and reranking (CVPR 2023)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -74,11 +73,6 @@ class R2Former(nn.Module, ABC):
     def rerank(self, local_query: Tensor, local_reference: Tensor) -> Tensor:
         """(B, Kq, 131), (B, Kr, 131) -> (B, 2) logits; the second is "same place"."""
         return self.Reranker(local_query, local_reference)
-
-    def reranking_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that fix=1 trains: `local_head` and `Reranker`."""
-        yield from self.local_head.parameters()
-        yield from self.Reranker.parameters()
 
     def _add_reranking(self, width: int, local_dim: int, num_local: int, **sizes: int) -> None:
         """`local_head` and `Reranker`, registered last as in the released file."""

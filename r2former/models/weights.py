@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from r2former.models.deit import PREFIX, DeiT
-from r2former.models.network import DeiTR2Former, R2Former, ResNetR2Former
+from r2former.models.network import R2Former, ResNetR2Former
 from r2former.models.position_grid import resize_pretrained
 from utils.checkpoints import describe_difference, load_exactly, load_state
 from utils.paths import require_file
@@ -159,10 +159,3 @@ def start_resnet(net: ResNetR2Former, weights: Mapping[str, Tensor]) -> ResNetR2
             state[f"{children.index(first)}.{rest}"] = value
     load_exactly(net.backbone, state, "torchvision's resnet50")
     return net
-
-
-def deit_of(net: nn.Module) -> DeiT | None:
-    """The DeiT inside a network, if there is one."""
-    if isinstance(net, DeiT):
-        return net
-    return net.backbone if isinstance(net, DeiTR2Former) else None

@@ -10,7 +10,6 @@ from r2former.datasets.ingredient import (
     load_test_set,
     load_train_set,
     load_val_set,
-    make_transforms,
 )
 from tests.r2former.street_folders import line_of_places, write_msls_side, write_vg_split
 
@@ -105,9 +104,3 @@ def test_bad_layouts_are_refused(tmp_path):
         call(load_test_set, layout="own")
     with pytest.raises(ValueError, match="training needs msls or vg"):
         call(load_train_set, layout="own")
-
-
-def test_transforms_follow_resize_and_method():
-    database, query = call(make_transforms, resize=[48, 64], test_method="five_crops").result
-    assert database.resize == query.resize == (48, 64)
-    assert type(query).__name__ == "FiveCrops"

@@ -14,9 +14,7 @@ def test_text_goes_to_the_output(capsys):
     assert capsys.readouterr() == ("done\n", "")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("no such choice"), FileNotFoundError("no such choice")]
-)
+@pytest.mark.parametrize("error", [ValueError("no such"), FileNotFoundError("no such")])
 def test_what_a_user_can_mend_is_one_line(error, capsys):
     assert run_command("tool", lambda: fail(error)) == 1
     assert capsys.readouterr() == ("", "tool: no such\n")
