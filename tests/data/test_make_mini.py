@@ -18,6 +18,7 @@ from data.landmarks import (
     sample_view,
 )
 from rrt_gld.sift import as_box, compute_locals, compute_vlad, crop, train_codebook
+from tests.folder_contents import contents
 from utils.revisited import evaluate_ranks, load_ground_truth
 
 SIZES = {"--queries": 3, "--views": 4, "--distractors": 5, "--train-landmarks": 4}
@@ -26,14 +27,6 @@ OPTIONS = [str(word) for pair in SIZES.items() for word in pair]
 
 def draw(out: Path, *options: str) -> int:
     return make_mini.main(["landmarks", "--out", str(out), *OPTIONS, *options])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")

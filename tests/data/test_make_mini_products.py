@@ -16,6 +16,7 @@ from data.mini_products import FEWEST, HEADER, MOST, list_photos, list_products,
 from data.product_parts import Camera, Lathe, Panel
 from data.product_photos import aim, photograph, sample_view
 from data.products import SUPER_CLASSES
+from tests.folder_contents import contents
 from utils.paths import REPO_ROOT
 
 TRAIN, TEST = 13, 15  # every super-class on each side, one or three of them twice
@@ -25,14 +26,6 @@ Line = tuple[int, int, int, str]
 
 def draw(out: Path, *options: str) -> int:
     return make_mini.main(["products", "--out", str(out), *SIZES, *options])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def read_list(path: Path) -> list[Line]:

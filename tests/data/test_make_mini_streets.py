@@ -20,6 +20,7 @@ from data.streets_layouts import CITIES, SUBTASKS, to_degrees
 from data.streets_light import as_pyramid
 from data.streets_photos import NEAR, Camera, Shot, Things, cut_near, paint, photograph, prepare
 from rrt_gld.sift import compute_locals, compute_vlad, train_codebook
+from tests.folder_contents import contents
 from utils.paths import REPO_ROOT
 
 SIZES = {"--train-routes": 4, "--val-routes": 1, "--test-routes": 2, "--frames": 4,
@@ -31,14 +32,6 @@ SIDES = {"database": "database", "queries": "query"}  # the same folder in eithe
 
 def draw(out: Path, *options: str) -> int:
     return make_mini.main(["streets", "--out", str(out), *OPTIONS, *options])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
