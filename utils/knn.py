@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from utils.knn_certified import Candidates, Operand, collect_candidates, settle_candidates
 from utils.knn_exact import PairScorer, float64_search
+from utils.knn_rows import ROWS, RowSearch
 from utils.nn_tables import load_block, load_nn_inds, save_block, save_nn_inds
 
 __all__ = ["build_nn_table", "load_nn_inds", "save_nn_inds", "search"]
@@ -28,6 +29,8 @@ METRICS = ("ip", "l2")
 FIRST_PASSES = ("auto", "bf16", "float32", "float64")
 BLOCK = {"cpu": 4096, "cuda": 32768}  # rows and columns of a tile of the first pass
 DENSE = 16  # galleries of fewer than DENSE * k vectors: scoring all in float64 is quicker
+WHOLE_ROWS = 500  # on the processor, up to that many vectors per neighbour: whole rows are quicker
+LONG = 512  # dimensions from which on the product is most of the time; tables can halve it
 FEW_QUERIES = 512  # below, rounding the gallery to bfloat16 costs more than it saves
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -177,6 +180,14 @@ class _Search:
         if queries is not gallery:
             self.left = Operand(queries, dtype, metric, self.device, keep=False)
         self._check_sizes()
+        factor = (gallery.size + 6 * len(gallery)) * (2 if dtype == torch.bfloat16 else 4)
+        self.by_rows = (
+            self.device.type == "cpu"
+            and len(gallery) <= WHOLE_ROWS * k
+            and gallery.shape[1] < LONG
+            and not self.all_in_float64
+            and factor + rounded <= memory_budget // 2
+        )
         self._plan(rounded if keep else 0)
         self.scorer = PairScorer(
             queries, gallery, metric, (self.left.norms, self.right.norms), self.device
@@ -190,7 +201,10 @@ class _Search:
         fits = kept + tile + len(self.queries) * per_row <= self.budget
         self.mirrored = self.left is self.right and 4 * self.k <= side and fits
         self.block = self.width = side
-        if not self.mirrored:
+        if self.by_rows:
+            self.mirrored = False
+            self.block = int(np.clip(self.budget // (128 * len(self.gallery)), 16, ROWS))
+        elif not self.mirrored:
             self.width = max(side, 4 * self.k)
             row = 6 * self.width + 3 * per_row + 6 * self.gallery.shape[1]
             self.block = int(np.clip((self.budget - kept) // (2 * row), 64, side))
@@ -230,6 +244,14 @@ class _Search:
                 for start in todo:
                     which = np.arange(start, min(start + self.block, n))
                     yield start, start + len(which), *self._in_float64(which, bar.update)
+            elif self.by_rows:
+                search_rows = RowSearch(self.left, self.right, self.scorer, self.k)
+                for start in todo:
+                    stop = min(start + self.block, n)
+                    goodness, indices, n_pairs = search_rows(slice(start, stop))
+                    self.stats["pairs"] += n_pairs
+                    bar.update((stop - start) * len(self.gallery))
+                    yield start, stop, goodness, indices
             else:
                 passed = collect_candidates(
                     self.left, self.right, self.k, self.block, self.width, todo,

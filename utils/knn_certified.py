@@ -16,18 +16,25 @@ than its table has room for ("spilled") is left to a more precise pass.
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils.knn_exact import PairScorer, from_rank_keys, rank_keys, workers
+from utils.knn_codes import (
+    as_codes,
+    at_or_above,
+    entries,
+    from_codes,
+    kth_at_least,
+    kth_largest,
+    least_codes,
+    stable_order,
+)
+from utils.knn_exact import PairScorer, from_rank_keys, rank_keys
 
 CHUNK = 1024  # vectors per step of preparation
 GROWTH = 3  # floors are raised whenever this many times more of the gallery has been seen
-STRIP = 256  # rows of a tile worked on at a time: they stay in the cache
-GROUP = 8  # codes of a row of a tile that are looked at together
 LARGEST = torch.finfo(torch.float32).max
 SINGLE = 2.0**-24  # unit round-off of float32
 OUTPUT_ERROR = {torch.float32: 0.0, torch.bfloat16: 2.0**-8}
@@ -126,108 +133,36 @@ def value_errors(queries: Operand, gallery: Operand, part: slice) -> Tensor:
     return torch.from_numpy(np.nan_to_num(error, nan=np.inf)).to(queries.device)
 
 
-def as_codes(values: Tensor) -> Tensor:
-    """Something quick to compare in place of `values`, in the same order; overwrites them.
-
-    On the processor bfloat16 numbers become int16 (negative ones with the other bits flipped).
-    """
-    if values.dtype != torch.bfloat16 or values.device.type != "cpu":
-        return values
-    codes = values.view(torch.int16)
-
-    def flip(strip: np.ndarray) -> None:
-        strip ^= (strip >> 15) & np.int16(0x7FFF)
-
-    in_strips(flip, codes.numpy())
-    return codes
-
-
-def from_codes(codes: Tensor) -> Tensor:
-    """The float32 values of a selection of codes."""
-    if codes.dtype == torch.int16:
-        return (codes ^ ((codes >> 15) & 0x7FFF)).view(torch.bfloat16).float()
-    return codes.float()
-
-
-def least_codes(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Codes (or float32) at or below the float32 `values`, for comparison with codes of `dtype`."""
-    if dtype != torch.int16:
-        return values
-    bits = values.view(torch.int32)
-    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> 16).to(torch.int16)
-
-
-def in_strips(function: Callable[..., Any], *tiles: np.ndarray) -> list[Any]:
-    """The function's results on STRIP rows of the arrays at a time, by all threads, in order."""
-    starts = range(0, len(tiles[0]), STRIP)
-    return list(workers().map(lambda i: function(*(x[i : i + STRIP] for x in tiles)), starts))
-
-
-def kth_largest(rows: Tensor, k: int) -> Tensor:
-    """(n, m) codes or numbers -> (n,) the k-th largest of each row."""
-    if rows.device.type != "cpu" or rows.dtype == torch.bfloat16:
-        return rows.topk(k, dim=1, sorted=False).values.amin(dim=1)
-    place = rows.shape[1] - k
-
-    def select(strip: np.ndarray) -> np.ndarray:
-        strip = np.array(strip, order="C")
-        strip.partition(place, axis=1)
-        return strip[:, place].copy()
-
-    return torch.from_numpy(np.concatenate(in_strips(select, rows.numpy())))
-
-
-def entries(mask: Tensor) -> Tensor:
-    """Flat positions (P,) of the true entries, ascending."""
-    if mask.device.type == "cpu":  # numpy is several times quicker at this
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return torch.nonzero(mask.view(-1)).squeeze(1)
-
-
-def kth_at_least(codes: Tensor, k: int, by_column: bool) -> Tensor:
-    """Lower bound of the k-th largest code of each row (or column) of a tile, nearly equal to it.
-
-    The k-th largest maximum of groups of codes: k groups hold one code each that is no smaller.
-    """
-    maxima = group_maxima(codes, GROUP // 2, by_column)
-    fine = maxima if maxima.shape[0 if by_column else 1] >= 8 * k else codes
-    return kth_largest(fine.T if by_column else fine, k)
-
-
-def group_maxima(codes: Tensor, size: int, by_column: bool) -> Tensor:
-    """Maxima over `size` codes of a row at equal distances: (n, m) -> (n, m / size) or (n, m).
-
-    `by_column`: over codes of a column, (n / size, m). Not grouped where `size` does not divide.
-    """
-    n, m = codes.shape
-    if (n if by_column else m) % size:
-        return codes
-    return codes.view(size, -1, m).amax(0) if by_column else codes.view(n, size, -1).amax(1)
-
-
-def at_or_above(codes: Tensor, floor: Tensor, by_column: bool) -> Tensor:
-    """Flat positions in the tile whose code reaches the floor of its row (or column).
-
-    Rows ascending unless `by_column`. Only groups whose maximum reaches it are looked into.
-    """
-    maxima = group_maxima(codes, GROUP, by_column)
-    found = entries(maxima >= (floor[None, :] if by_column else floor[:, None]))
-    if maxima is codes:
-        return found
-    n, m = maxima.shape
-    of = floor[found % m if by_column else found // m]
-    if by_column:
-        start, step = found, n * m
-    else:
-        start, step = found // m * codes.shape[1] + found % m, m
-    at = start[:, None] + torch.arange(GROUP, device=codes.device) * step
-    return at[codes.view(-1)[at] >= of[:, None]]
-
-
 def rank_in_row(rows: Tensor, count: Tensor) -> Tensor:
     """Ascending row numbers, `count` of each -> how many entries of its row precede each one."""
     first = count.cumsum(0) - count
     return torch.arange(len(rows), device=rows.device) - first[rows]
+
+
+def lowest_values(kth: Tensor, errors: Tensor, unit: float) -> Tensor:
+    """Values below which a pair cannot be among the k best of its row: (n,) float32.
+
+    `kth` (n,): k values of the row are at least that; `errors` (n,) float64 and `unit`: of a value.
+    """
+    kth = kth.double()
+    rounding = kth.abs() * 2.0**-22 + 2.0**-140  # two float32 steps of the final score
+    least = kth - kth.abs() * unit - 2 * errors - rounding
+    floor = torch.where(least >= 0, least / (1 + unit), least / (1 - unit))
+    floor = floor.nan_to_num(nan=-torch.inf, neginf=-torch.inf).float()
+    return torch.nextafter(floor, torch.full_like(floor, -torch.inf))
+
+
+def check_bound(values: Tensor, goodness: Tensor, errors: Tensor, unit: float, metric: str) -> None:
+    """RuntimeError where defined scores (or -inf) lie further from their values than can be."""
+    scale = 1.0 if metric == "ip" else 2.0  # goodness = scale * exact value
+    size = scale * values.abs().double()
+    off = goodness.double() - scale * values.double()
+    bound = size * (unit + 2.0**-23) + scale * errors + 2.0**-140
+    if (off.abs() > bound)[off > -torch.inf].any():
+        raise RuntimeError(
+            "the low-precision products of this device break their rounding-error bound; "
+            'search with first_pass="float32" or "float64"'
+        )
 
 
 class Candidates:
@@ -246,12 +181,7 @@ class Candidates:
 
     def raise_floor(self, rows: Tensor | slice, kth: Tensor) -> None:
         """k values of each of the `rows` are at least `kth`: what lies too far below can go."""
-        kth = kth.double()
-        rounding = kth.abs() * 2.0**-22 + 2.0**-140  # two float32 steps of the final score
-        least = kth - kth.abs() * self.unit - 2 * self.errors[rows] - rounding
-        floor = torch.where(least >= 0, least / (1 + self.unit), least / (1 - self.unit))
-        floor = floor.nan_to_num(nan=-torch.inf, neginf=-torch.inf).float()
-        floor = torch.nextafter(floor, torch.full_like(floor, -torch.inf))
+        floor = lowest_values(kth, self.errors[rows], self.unit)
         self.floor[rows] = torch.maximum(self.floor[rows], floor)
 
     def offer(self, codes: Tensor, start: int, by_column: bool = False) -> None:
@@ -343,13 +273,6 @@ class Candidates:
         return new_values, new_columns, count
 
 
-def stable_order(keys: Tensor, below: int) -> Tensor:
-    """Stable ascending order of small whole numbers; a radix sort where they fit 16 bits."""
-    if keys.device.type == "cpu" and below <= 1 << 16:
-        return torch.from_numpy(np.argsort(keys.numpy().astype(np.uint16), kind="stable"))
-    return torch.sort(keys, stable=True).indices
-
-
 def collect_candidates(
     queries: Operand,
     gallery: Operand,
@@ -424,12 +347,7 @@ def settle_candidates(
     kth = kth_largest(exact, k)
     beaten = torch.nextafter(kth, torch.full_like(kth, -torch.inf))[rows]
     n_pairs += score(~first & (scale * values.double() + error > beaten))
-    off = exact.view(-1)[at].double() - scale * values.double()  # -inf where not scored
-    if (off.abs() > error + 2.0**-23 * scale * values.abs() + 2.0**-140)[off > -torch.inf].any():
-        raise RuntimeError(
-            "the low-precision products of this device break their rounding-error bound; "
-            'search with first_pass="float32" or "float64"'
-        )
+    check_bound(values, exact.view(-1)[at], candidates.errors[rows], candidates.unit, scorer.metric)
     best = rank_keys(exact, candidates.columns).topk(k).values
     goodness, indices = from_rank_keys(best)
     return goodness.cpu().numpy(), indices.cpu().numpy(), n_pairs

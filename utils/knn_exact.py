@@ -80,11 +80,11 @@ class PairScorer:
         if not len(r):
             return torch.empty(0, device=rows.device)
         cuts = np.linspace(0, len(r), 1 + 8 * torch.get_num_threads()).astype(np.int64)
-        parts = workers().map(lambda s: self._sums(r[s[0] : s[1]], c[s[0] : s[1]]), spans(cuts))
+        parts = workers().map(lambda s: self.sums(r[s[0] : s[1]], c[s[0] : s[1]]), spans(cuts))
         return torch.from_numpy(np.concatenate(list(parts))).to(rows.device)
 
-    def _sums(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """The same for one worker's share, query by query."""
+    def sums(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The same on the processor, for one thread's share, query by query."""
         sums = np.empty(len(rows))
         step = max(1, STEP // self.gallery.shape[1])
         raw = np.empty((step, self.gallery.shape[1]), self.gallery.dtype)
