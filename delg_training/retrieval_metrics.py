@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.paths import atomic_write, require_file
+from utils.paths import atomic_write
+from utils.text_files import read_text
 
 FILE_NAME = "metrics.txt"
 
@@ -51,8 +52,7 @@ def read_metrics(path: str | Path) -> dict[str, dict[str, Any]]:
 
     ValueError, naming the file, for what is not in that form.
     """
-    path = require_file(path, "python -m delg_training.perform_retrieval writes it")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, "python -m delg_training.perform_retrieval writes it")
     results: dict[str, dict[str, Any]] = {}
     position = 0
     while position < len(text):
