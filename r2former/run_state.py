@@ -15,7 +15,12 @@ from torch.optim import Optimizer
 from r2former.mining import Draws, Miner
 from r2former.models.weights import ENTRY, plain_names, read_checkpoint, to_released_names
 from utils.checkpoints import load_exactly, save_checkpoint
-from utils.interruption import random_states, set_random_states
+from utils.interruption import (
+    naming_damage,
+    random_states,
+    restore_progress,
+    set_random_states,
+)
 
 NEEDED = (ENTRY, "optimizer_state_dict", "progress", "draws", "random", "setup")
 
@@ -98,20 +103,24 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
             f"{path} lacks {sorted(missing)}: no checkpoint of an interrupted run. To start from "
             "its weights alone, use resume= instead of continue_from="
         )
-    differing = [
-        f"{key}: {saved['setup'].get(key)!r} then, {setup.get(key)!r} now"
-        for key in sorted({*saved["setup"], *setup})
-        if saved["setup"].get(key) != setup.get(key)
-    ]
+    with naming_damage(path):
+        differing = [
+            f"{key}: {saved['setup'].get(key)!r} then, {setup.get(key)!r} now"
+            for key in sorted({*saved["setup"], *setup})
+            if saved["setup"].get(key) != setup.get(key)
+        ]
     if differing:
         raise ValueError(
             f"{path} was made with other options ({'; '.join(differing)}); give the same ones, or "
             "start anew in another save_dir (from its weights: resume=)"
         )
-    load_exactly(parts.net, plain_names(saved[ENTRY]), path)
-    parts.optimizer.load_state_dict(saved["optimizer_state_dict"])
-    parts.miner.memory[:] = saved["memory"].numpy()
-    parts.draws.set_state(saved["draws"])
-    for key, value in {**saved["progress"], "triplets": saved["triplets"].numpy()}.items():
-        setattr(parts.progress, key, value)
-    set_random_states(saved["random"])
+    with naming_damage(path):
+        load_exactly(parts.net, plain_names(saved[ENTRY]), path)
+        parts.optimizer.load_state_dict(saved["optimizer_state_dict"])
+        parts.miner.memory[:] = saved["memory"].numpy()
+        parts.draws.set_state(saved["draws"])
+        triplets = saved["triplets"].numpy()
+        if triplets.ndim != 2 or triplets.dtype != np.int64:
+            raise ValueError(f"triplets are {triplets.dtype} {triplets.shape}, expected int64 (q, n)")
+        restore_progress(parts.progress, {**saved["progress"], "triplets": triplets})
+        set_random_states(saved["random"])

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 KINDS = ("float16", "int8")  # of compact stores
 WIDEST, MOST_ROWS = 1 << 16, 1 << 24  # numbers of a row; local features of an image
 NOT_UNIT = 1e-3  # of a squared length from 1, beyond rounding
+ROUNDED = 0.1  # of the length of a row of a compact store from 1, beyond rounding
 MAX_LOCATION = np.iinfo(np.int16).max
 
 
@@ -176,7 +177,8 @@ class CompactStore:
             found, width = _check_header(lines)
             for line in lines[1:]:
                 name, start, count = json.loads(line)
-                if not isinstance(name, str) or start != self.end or type(count) is not int:
+                numbers = type(start) is int and type(count) is int
+                if not isinstance(name, str) or not numbers or start != self.end:
                     raise ValueError(f"{line[:200]} does not follow the image before")
                 if not 0 <= count < MOST_ROWS:
                     raise ValueError(f"{name} has {count} local features")
@@ -218,12 +220,12 @@ class CompactStore:
         if self.kind == "int8":
             descriptors *= maps["scales.bin"][rows, None]
         norms = np.linalg.norm(descriptors, axis=1, keepdims=True)
-        if not np.isfinite(norms).all():
+        if not (np.abs(norms - 1) < ROUNDED).all():  # a NaN is not below either
             raise ValueError(
-                f"{self.folder} holds NaN or infinity among the descriptors of {path}; delete "
-                "the folder and extract again"
+                f"{self.folder} holds descriptors of {path} that have not unit length (or NaN); "
+                "delete the folder and extract again"
             )
-        descriptors /= np.maximum(norms, 1e-12)
+        descriptors /= norms
         return LocalFeatures(descriptors, maps["locations.bin"][rows].astype(np.int64))
 
     def _open(self) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +151,9 @@ SCAN = "cache/r2former_scan_val.npz"
 def make_msls(folder: Path) -> None:
     for side, count in zip(SIDES, (4, 6), strict=True):
         write_msls_side(
-            folder / "msls/train_val" / CITY / side, line_of_places(count, 10.0), side=side
-        )
+            folder / "msls/train_val" / CITY / side, [f"{side}{i}" for i in range(count)],
+            line_of_places(count, 10.0), view_direction=["Forward", "Sideways"] * (count // 2),
+        )  # fmt: skip
 
 
 def read_msls(folder: Path) -> Any:
@@ -182,7 +182,7 @@ METRICS = """hard
   mP@k[1 5 10] [80.   70.5  60.25]
   mR@k[1 5 10] [10. 20. 30.]
 """
-CONFIG = "delf_scripts" if False else "delg_scripts/r50delg_gld_config.pbtxt"
+CONFIG = "delg_scripts/r50delg_gld_config.pbtxt"
 
 
 def make_challenge(folder: Path) -> None:
@@ -239,6 +239,16 @@ def read_box_file(folder: Path) -> Any:
     return list(boxes)
 
 
+def read_metric_file(folder: Path) -> Any:
+    found = read_metrics(folder / "metrics.txt")
+    for block in found.values():
+        require(all(type(k) is int and k > 0 for k in block["ks"]), "ks")
+        for numbers in (block["mp"], block["mr"]):
+            require(len(numbers) == len(block["ks"]), "lengths")
+            require(all(0 <= x <= 100 for x in (block["map"], *numbers)), "no percentages")
+    return found
+
+
 FORMATS = {
     "rrt_gld_line_list": Format(
         lambda f: write_line_list(
@@ -266,7 +276,6 @@ FORMATS = {
         ("config.pbtxt",), read_config,
     ),
     "delg_metrics": Format(
-        lambda f: (f / "metrics.txt").write_text(METRICS), ("metrics.txt",),
-        partial(lambda folder: read_metrics(folder / "metrics.txt")),
+        lambda f: (f / "metrics.txt").write_text(METRICS), ("metrics.txt",), read_metric_file,
     ),
 }  # fmt: skip

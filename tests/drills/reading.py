@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib import import_module
@@ -40,7 +40,7 @@ class Format(NamedTuple):
     """Files that belong together, and all that reads them."""
 
     make: Callable[[Path], object]  # write them into an empty folder
-    files: tuple[str, ...]  # those that are damaged, relative to the folder
+    files: tuple[str, ...]  # those that are damaged, relative to the folder; may hold a star
     read: Callable[[Path], Any]  # their content; asserts what its users rely on
     exact: bool = False  # a record vouches for the content: other content is a defect
 
@@ -177,6 +177,13 @@ def _restore(folder: Path, pristine: dict[Path, bytes]) -> None:
             path.write_bytes(content)
 
 
+def _expand(folder: Path, files: Sequence[str]) -> Iterator[str]:
+    for name in files:
+        found = sorted(folder.glob(name))
+        require(found, f"there is no file {name}")
+        yield from (str(path.relative_to(folder)) for path in found)
+
+
 def drill(name: str, form: Format, count: int, seed: int, trace: Path | None = None) -> Report:
     """Damage the files of a format `count` times, in turn, then try the files that carry code.
 
@@ -188,6 +195,7 @@ def drill(name: str, form: Format, count: int, seed: int, trace: Path | None = N
         folder.mkdir()
         form.make(folder)
         pristine = _read_all(folder)
+        form = form._replace(files=tuple(_expand(folder, form.files)))
         whole = digest(form.read(folder))
         require(digest(form.read(folder)) == whole, f"{name}: two reads of whole files differ")
         _restore(folder, pristine)
