@@ -14,6 +14,8 @@ def _lines(path: str | Path, content: str) -> list[str]:
     text = read_text(path, f"it is a text file with {content} per line")
     lines = [line.rstrip() for line in text.splitlines()]
     found = [line for line in lines if line]
+    if any("\0" in line for line in found):
+        raise ValueError(f"{path} is no text file: it holds a zero byte")
     if not found:
         raise ValueError(f"{path} names no picture; it is a text file with {content} per line")
     return found

@@ -67,7 +67,11 @@ def read_gldv2(folder: Path) -> Any:
 def make_gldv2(folder: Path) -> None:
     rows = [f"{name},http://x/{name}.jpg,{i % 3}" for i, name in enumerate(IDS)]
     write("train.csv", "id,url,landmark_id", *rows)(folder)
-    rows = [f"{IDS[0]},{IDS[1]} {IDS[2]},Public", f"{IDS[3]},{IDS[4]},Private", f"{IDS[5]},,Ignored"]
+    rows = [
+        f"{IDS[0]},{IDS[1]} {IDS[2]},Public",
+        f"{IDS[3]},{IDS[4]},Private",
+        f"{IDS[5]},,Ignored",
+    ]
     write("solution.csv", "id,images,Usage", *rows)(folder)
 
 
@@ -89,7 +93,9 @@ def make_products(folder: Path) -> None:
 
 
 def make_keypoints(folder: Path) -> None:
-    points = {f"im{i}": {"keypoints": rng().random((i, 2)), "scores": rng().random(i)} for i in range(4)}
+    points = {
+        f"im{i}": {"keypoints": rng().random((i, 2)), "scores": rng().random(i)} for i in range(4)
+    }
     (folder / "keypoints.pkl").write_bytes(pickle.dumps(points, protocol=2))
 
 
@@ -109,7 +115,9 @@ def make_vitgal(folder: Path) -> None:
     rows = ["7," + " ".join(IDS[:3]), "9," + " ".join(IDS[3:])]
     write("train_clean.csv", "landmark_id,images", *rows)(folder)
     write("train_split.txt", *(f"train/0/0/0/{n}.jpg {i % 3}" for i, n in enumerate(IDS)))(folder)
-    write("test_split.txt", *(f"train/0/0/1/{n}.jpg {i % 3}" for i, n in enumerate(IDS[:3])))(folder)
+    write("test_split.txt", *(f"train/0/0/1/{n}.jpg {i % 3}" for i, n in enumerate(IDS[:3])))(
+        folder
+    )
     write("revisitop1m.txt", *(f"./jpg/{i}/x{i}.jpg" for i in range(4)))(folder)
     (folder / "jpg").mkdir(exist_ok=True)
     listed = [ListedImage(f"a/{i}.jpg", (1, 2, 30, 40) if i < 2 else None) for i in range(5)]

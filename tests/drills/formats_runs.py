@@ -68,17 +68,16 @@ def make_r2former() -> Any:
 
 def check_parts(parts: Any, fresh: Any) -> Any:
     """All parts are of the types and shapes that a run works with."""
+    progress = vars(parts.progress)
+    require(progress.keys() == vars(fresh.progress).keys(), "entries of progress")
     for name, value in vars(fresh.progress).items():
-        found = getattr(parts.progress, name)
-        kinds = (int, float) if type(value) is float else type(value)
-        require(isinstance(found, kinds) and type(found) is not bool or found is value
-                or type(value) is bool and type(found) is bool, f"{name} is {found!r}")  # fmt: skip
-        require(type(value) is not int or found >= -1, f"{name} is {found!r}")
-    require(vars(parts.progress).keys() == vars(fresh.progress).keys(), "entries of progress")
+        found = progress[name]
+        kinds: Any = (int, float) if type(value) is float else type(value)
+        fits = isinstance(found, kinds) and isinstance(found, bool) is isinstance(value, bool)
+        require(fits and (type(value) is not int or found >= -1), f"{name} is {found!r}")
     state = getattr(parts, "model", None) or parts.net
-    torch.rand(1), np.random.random()  # noqa: NPY002
     learned = parts.optimizer.state_dict()
-    return [state.state_dict(), repr(vars(parts.progress)), repr(learned["param_groups"])]
+    return [state.state_dict(), repr(progress), repr(learned["param_groups"])]
 
 
 def read_rrt(folder: Path, module: ModuleType, batch: np.ndarray) -> Any:

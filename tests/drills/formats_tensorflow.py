@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from delg_training.datasets.gldv2_tfrecords import StreamOptions, explain_failure, make_batches
+from delg_training.datasets.gldv2_tfrecords import (
+    UNUSABLE,
+    StreamOptions,
+    explain_failure,
+    make_batches,
+)
 from delg_training.datasets.record_index import index_records
 from delg_training.extraction_run import RECORD, check_record
 from delg_training.models.weights import load_weights, named_variables, save_weights
@@ -31,9 +35,9 @@ def read_records(folder: Path) -> Any:
             require(((labels >= 0) & (labels < NUM_CLASSES)).numpy().all(), "labels out of range")
             found += [images.numpy(), labels.numpy()]
         return found
-    except tf.errors.OpError as error:
+    except UNUSABLE as error:
         reason = explain_failure(index, STREAM, True, 0, 6)
-        require(reason, f"not explained: {error.message[:200]}")
+        require(reason, f"not explained: {type(error).__name__}")
         raise ValueError(reason) from error
     finally:
         index.close()

@@ -185,7 +185,7 @@ def make_net() -> nn.Module:
 
 def checkpoint() -> dict[str, Any]:
     return {
-        "state": make_net().state_dict(), "epoch": 3, "lr": 1e-3, "args": {"name": "x", "k": (1, 2)},
+        "state": make_net().state_dict(), "epoch": 3, "lr": 1e-3, "args": {"k": (1, 2)},
         "optim": {"state": {0: {"step": torch.tensor(3.0), "exp": torch.ones(3)}}, "groups": [[0]]},
     }  # fmt: skip
 
@@ -337,7 +337,9 @@ FORMATS = {
         lambda f: save_checkpoint(f / "net.pt", **checkpoint()), ("net.pt",),
         partial(read_checkpoint, name="net.pt"),
     ),
-    "checkpoint_legacy": Format(make_legacy, ("net.pth",), partial(read_checkpoint, name="net.pth")),
+    "checkpoint_legacy": Format(
+        make_legacy, ("net.pth",), partial(read_checkpoint, name="net.pth")
+    ),
     "safetensors": Format(
         lambda f: to_safetensors(checkpoint(), f / "net.safetensors"),
         ("net.safetensors", "net.safetensors.json"),
