@@ -14,7 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.paths import atomic_write
+from utils.text_files import read_json_object
 
+REMEDY = "choose another --out, or --overwrite"
 Drawn = TypeVar("Drawn")
 
 
@@ -29,13 +31,13 @@ def make_side(
     record = folder / "drawn.json"
     wanted = {"version": version, "seed": options.seed, **sizes}
     if record.exists():
-        found = json.loads(record.read_text())
-        if found["made_from"] != wanted and not options.overwrite:
+        found = {} if options.overwrite else read_json_object(record, REMEDY)
+        if found.get("made_from") != wanted and not options.overwrite:
             raise ValueError(
-                f"{folder} holds a set drawn with {found['made_from']}, wanted {wanted}; "
-                "choose another --out, or --overwrite"
+                f"{folder} holds a set drawn with {found.get('made_from')}, wanted {wanted}; "
+                + REMEDY
             )
-        if found["made_from"] == wanted and found["complete"] and not options.overwrite:
+        if found.get("complete") is True and not options.overwrite:
             tqdm.write(f"{folder}: already drawn, kept")
             return
     folder.mkdir(parents=True, exist_ok=True)

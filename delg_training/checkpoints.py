@@ -24,6 +24,7 @@ from delg_training.models.weights import (
 from delg_training.optimisation import Momentum
 from utils.paths import atomic_write
 from utils.stopping import describe_options
+from utils.text_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ class RunFiles:
         if not file.is_file():
             logger.warning("%s does not exist: cannot tell whether the options agree", file)
             return
-        then, now = json.loads(file.read_text()), json.loads(json.dumps(setup))
+        then = read_json_object(file, "delete it to go on with these options")
+        now = json.loads(json.dumps(setup))
         differing = describe_options(then, now)
         if differing:
             raise ValueError(

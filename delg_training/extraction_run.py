@@ -19,6 +19,7 @@ from delg_training.image_loading import Box, ImageError, LoadedImage, load_image
 from delg_training.saved_models import fingerprint_model
 from utils.descriptors import write_global, write_local
 from utils.paths import atomic_write
+from utils.text_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def check_record(folder: Path, made_from: dict[str, Any], overwrite: bool = Fals
     """
     record = folder / RECORD
     if record.is_file() and not overwrite:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = read_json_object(record, "choose another folder or set overwrite=True")
         if found != made_from:
             before, now = _flat(found), _flat(made_from)
             other = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]

@@ -1,11 +1,12 @@
 """Solutions and predictions of Google Landmarks v2 (CSV files), as its metrics take them."""
 
-import csv
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from utils.paths import require_file
+from utils.text_files import read_csv
 
 USAGES = ("Public", "Private", "Ignored")
 RECOGNITION, RETRIEVAL = "recognition", "retrieval"
@@ -39,6 +40,8 @@ def _parse_images(text: str) -> list[str]:
 
 def _parse_prediction(text: str) -> Prediction:
     landmark, score = text.split()  # ValueError unless there are two parts
+    if not math.isfinite(float(score)):
+        raise ValueError("the score has no place in an order")
     return Prediction(int(landmark), float(score))
 
 
@@ -55,25 +58,24 @@ TASKS: dict[str, tuple[str, Callable[[str], list], Callable[[str], Any]]] = {
 
 def _rows(path: Path, columns: list[str]) -> Iterator[tuple[str, list[str]]]:
     """(where, cells) of every row that is not blank; ValueError for another header or width."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, None)
-        if header != columns:
-            raise ValueError(f"{path}: columns are {header}, expected {columns}")
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(columns):
-                raise ValueError(f"{where}: {len(cells)} cells, expected {len(columns)}")
-            yield where, cells
+    rows = read_csv(path, "get or write the file again")
+    _, header = next(rows, (1, None))
+    if header != columns:
+        raise ValueError(f"{path}: columns are {header}, expected {columns}")
+    for line, cells in rows:
+        where = f"{path}, line {line}"
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(columns):
+            raise ValueError(f"{where}: {len(cells)} cells, expected {len(columns)}")
+        yield where, cells
 
 
 def _parse(parse: Callable[[str], T], text: str, where: str, form: str) -> T:
     try:
         return parse(text)
     except ValueError:
-        raise ValueError(f"{where}: {text!r} is not of the form {form}") from None
+        raise ValueError(f"{where}: {text[:200]!r} is not of the form {form}") from None
 
 
 def read_solution(path: str | Path, task: str) -> Solution:

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from delg_training.geometric_verification import Verification, verify
+from utils.array_files import load_arrays, take_arrays
 from utils.descriptors import read_local
 from utils.paths import atomic_path, require_files
 from utils.worker_pool import run_tasks
@@ -44,11 +45,14 @@ def load_counts(path: Path, origin: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     """
     if not path.is_file():
         return np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
+    arrays = load_arrays(path, f"it is no table of inliers: {REMEDY}")
+    kinds = {"origin": "U 0", "pairs": "iu 2", "inliers": "iu 1"}
+    note, pairs, inliers = take_arrays(path, arrays, kinds, REMEDY)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = json.loads(str(file["origin"]))
-            pairs, inliers = file["pairs"], file["inliers"]
-    except Exception as error:  # zipfile and numpy raise errors of many kinds
+        found = dict(json.loads(str(note)))
+        if pairs.shape != (len(inliers), 2):
+            raise ValueError(f"pairs {pairs.shape}, inliers {inliers.shape}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no table of inliers ({error}); {REMEDY}") from error
     differing = [key for key in {**found, **origin} if found.get(key) != origin.get(key)]
     if differing:

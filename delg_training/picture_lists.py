@@ -4,20 +4,18 @@ from pathlib import Path
 
 from delg_training.extraction_run import Picture
 from delg_training.image_loading import Box
-from utils.paths import require_file
 from utils.revisited import load_ground_truth
+from utils.text_files import read_text
 
 IMAGE_SETS = ("query", "index")
 
 
 def _lines(path: str | Path, content: str) -> list[str]:
-    path = require_file(path, f"it is a text file with {content} per line")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file: {error}") from error
+    text = read_text(path, f"it is a text file with {content} per line")
     lines = [line.rstrip() for line in text.splitlines()]
     found = [line for line in lines if line]
+    if any("\0" in line for line in found):
+        raise ValueError(f"{path} is no text file: it holds a zero byte")
     if not found:
         raise ValueError(f"{path} names no picture; it is a text file with {content} per line")
     return found

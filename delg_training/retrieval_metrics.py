@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.paths import atomic_write, require_file
+from utils.paths import atomic_write
+from utils.text_files import read_text
 
 FILE_NAME = "metrics.txt"
 
@@ -51,8 +52,7 @@ def read_metrics(path: str | Path) -> dict[str, dict[str, Any]]:
 
     ValueError, naming the file, for what is not in that form.
     """
-    path = require_file(path, "python -m delg_training.perform_retrieval writes it")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, "python -m delg_training.perform_retrieval writes it")
     results: dict[str, dict[str, Any]] = {}
     position = 0
     while position < len(text):
@@ -62,8 +62,22 @@ def read_metrics(path: str | Path) -> dict[str, dict[str, Any]]:
             raise ValueError(
                 f"{path}, line {line}: not a protocol of a metrics file; write it anew"
             )
-        numbers = {key: [float(x) for x in block[key].split()] for key in ("mp", "mr")}
-        ks = [int(k) for k in block["ks"].split()]
-        results[block["name"]] = {"map": float(block["map"]), "ks": ks, **numbers}
+        try:
+            results[block["name"]] = _read_block(block)
+        except ValueError as error:
+            line = text.count("\n", 0, position) + 1
+            raise ValueError(f"{path}, line {line}: {error}; write it anew") from error
         position = block.end()
     return results
+
+
+def _read_block(block: re.Match[str]) -> dict[str, Any]:
+    """The numbers of one protocol; ValueError unless they are cutoffs and percentages."""
+    numbers = {key: [float(x) for x in block[key].split()] for key in ("mp", "mr")}
+    ks, mean = [int(k) for k in block["ks"].split()], float(block["map"])
+    if min(ks, default=1) < 1 or any(len(values) != len(ks) for values in numbers.values()):
+        raise ValueError(f"{block['name']} has the cutoffs {ks} for other numbers of values")
+    strange = [x for x in (mean, *numbers["mp"], *numbers["mr"]) if not 0 <= x <= 100]
+    if strange:  # a NaN is not between either
+        raise ValueError(f"{block['name']} has {strange[0]}, expected percentages")
+    return {"map": mean, "ks": ks, **numbers}

@@ -10,7 +10,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from delg_training.checkpoints import RunFiles
-from delg_training.datasets.gldv2_tfrecords import StreamOptions, explain_failure, make_batches
+from delg_training.datasets.gldv2_tfrecords import (
+    UNUSABLE,
+    StreamOptions,
+    explain_failure,
+    make_batches,
+)
 from delg_training.datasets.record_index import RecordIndex
 from delg_training.guard import Guard, Window
 from delg_training.optimisation import learning_rate
@@ -73,13 +78,13 @@ class BatchSource:
         while True:
             try:
                 batch = next(batches)
-            except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+            except UNUSABLE as error:
                 self._explain(position, error)
                 raise
             yield batch
             position += self.options.batch_size
 
-    def _explain(self, position: int, error: tf.errors.OpError) -> None:
+    def _explain(self, position: int, error: Exception) -> None:
         ahead = 8 * self.options.batch_size + 1024  # what is read before it is needed
         reason = explain_failure(self.index, self.options, self.training, position, ahead)
         if reason is not None:

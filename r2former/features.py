@@ -19,6 +19,7 @@ from tqdm import tqdm
 from r2former.datasets.images import PlaceImages
 from r2former.datasets.transforms import Transform
 from r2former.models.network import R2Former
+from utils.array_files import create_map
 from utils.distributed import Ranks
 from utils.row_store import Resumption, Store
 
@@ -123,8 +124,7 @@ class Extraction:
         path = self.folder.folder / f"shared_{name}.npy"
         self.folder.shared.append(path)
         if self.ranks.is_first:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
+            create_map(path, dtype, shape)
         self.ranks.any(True)  # all wait until the file is there
         store.array = np.lib.format.open_memmap(path, "r+")
         return store

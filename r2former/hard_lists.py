@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from r2former.datasets.place_set import PlaceSet, Positives
+from utils.array_files import load_array
 from utils.knn import search
-from utils.paths import atomic_path, atomic_write, require_file
+from utils.paths import atomic_path, atomic_write
+from utils.text_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +59,8 @@ def load_list(path: str | Path, places: PlaceSet) -> np.ndarray:
     With a record it must be of this very set; a released file, without one, is checked by its
     shape and its largest index. ValueError for a list of another set.
     """
-    path = require_file(path, REMEDY)
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no array of numbers ({error}); {REMEDY}") from error
+    path = Path(path)
+    rows = load_array(path, REMEDY)
     q, n = len(places.query_paths), len(places.database_paths)
     if rows.ndim != 2 or rows.dtype.kind not in "iu" or len(rows) != q or not rows.shape[1]:
         raise ValueError(
@@ -74,7 +73,7 @@ def load_list(path: str | Path, places: PlaceSet) -> np.ndarray:
             f"{places.name} has {n}: it was made for another set; {REMEDY}"
         )
     if _record(path).is_file():
-        _compare(path, json.loads(_record(path).read_text()), places.origin())
+        _compare(path, read_json_object(_record(path), REMEDY), places.origin())
     return rows
 
 

@@ -15,7 +15,13 @@ from torch.optim import Optimizer
 from r2former.mining import Draws, Miner
 from r2former.models.weights import ENTRY, plain_names, read_checkpoint, to_released_names
 from utils.checkpoints import load_exactly, save_checkpoint
-from utils.interruption import random_states, require_same_run, set_random_states
+from utils.interruption import (
+    naming_damage,
+    random_states,
+    require_same_run,
+    restore_progress,
+    set_random_states,
+)
 
 NEEDED = (ENTRY, "optimizer_state_dict", "progress", "draws", "random", "setup")
 
@@ -93,20 +99,15 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     """
     saved = read_checkpoint(path)
     require_same_run(path, saved, NEEDED, setup, "save_dir")
-    differing = [
-        f"{key}: {saved['setup'].get(key)!r} then, {setup.get(key)!r} now"
-        for key in sorted({*saved["setup"], *setup})
-        if saved["setup"].get(key) != setup.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} was made with other options ({'; '.join(differing)}); give the same ones, or "
-            "start anew in another save_dir (from its weights: resume=)"
-        )
-    load_exactly(parts.net, plain_names(saved[ENTRY]), path)
-    parts.optimizer.load_state_dict(saved["optimizer_state_dict"])
-    parts.miner.memory[:] = saved["memory"].numpy()
-    parts.draws.set_state(saved["draws"])
-    for key, value in {**saved["progress"], "triplets": saved["triplets"].numpy()}.items():
-        setattr(parts.progress, key, value)
-    set_random_states(saved["random"])
+    with naming_damage(path):
+        load_exactly(parts.net, plain_names(saved[ENTRY]), path)
+        parts.optimizer.load_state_dict(saved["optimizer_state_dict"])
+        parts.miner.memory[:] = saved["memory"].numpy()
+        parts.draws.set_state(saved["draws"])
+        triplets = saved["triplets"].numpy()
+        if triplets.ndim != 2 or triplets.dtype != np.int64:
+            raise ValueError(
+                f"triplets are {triplets.dtype} {triplets.shape}, expected int64 (q, n)"
+            )
+        restore_progress(parts.progress, {**saved["progress"], "triplets": triplets})
+        set_random_states(saved["random"])

@@ -11,7 +11,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from utils.checkpoints import load_state, save_checkpoint
-from utils.interruption import random_states, require_same_run, set_random_states
+from utils.interruption import (
+    naming_damage,
+    random_states,
+    require_same_run,
+    restore_progress,
+    set_random_states,
+    split_batches,
+)
 
 NEEDED = ("state", "optim", "scheduler", "progress", "triplets", "random", "setup")
 SCHEDULER_KEYS = ("last_epoch", "_step_count", "_last_lr")  # the rest follows from the options
@@ -71,22 +78,13 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     """
     saved = load_state(path)
     require_same_run(path, saved, NEEDED, setup, "temp_dir")
-    differing = [
-        f"{key}: {saved['setup'].get(key)!r} then, {setup.get(key)!r} now"
-        for key in sorted({*saved["setup"], *setup})
-        if saved["setup"].get(key) != setup.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} was made with other options ({'; '.join(differing)}); give the same ones, or "
-            "start anew in another temp_dir (from its weights: resume=)"
-        )
-    parts.model.load_state_dict(saved["state"])
-    parts.optimizer.load_state_dict(saved["optim"])
-    parts.scheduler.load_state_dict({**parts.scheduler.state_dict(), **saved["scheduler"]})
-    cuts = np.cumsum(saved["batch_sizes"])[:-1]
-    triplets = saved["triplets"].numpy().astype(np.int64)
-    batches = np.split(triplets, cuts) if saved["batch_sizes"] else []
-    for key, value in {**saved["progress"], "batches": batches}.items():
-        setattr(parts.progress, key, value)
-    set_random_states(saved["random"])
+    with naming_damage(path):
+        parts.model.load_state_dict(saved["state"])
+        parts.optimizer.load_state_dict(saved["optim"])
+        parts.scheduler.load_state_dict({**parts.scheduler.state_dict(), **saved["scheduler"]})
+        triplets = saved["triplets"].numpy().astype(np.int64)
+        if triplets.ndim != 2 or triplets.shape[1] != 3:
+            raise ValueError(f"triplets are {triplets.shape}, expected (N, 3)")
+        batches = split_batches(triplets, saved["batch_sizes"])
+        restore_progress(parts.progress, {**saved["progress"], "batches": batches})
+        set_random_states(saved["random"])

@@ -5,7 +5,6 @@ and Zisserman, CVPR'12) and a 16 x 128 = 2048-d VLAD with intra-normalisation (A
 Zisserman, CVPR'13). They stand in for DELG's where no network is at hand.
 """
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from utils.array_files import load_arrays, take_arrays
 from utils.descriptors import LocalFeatures
 
 WORDS = 16
@@ -37,13 +37,9 @@ def as_box(bbx: Sequence[float]) -> Box:
 
 def load_codebook(path: Path) -> Codebook:
     """Read a codebook; ValueError when the file is not one."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            book = Codebook(file["centres"], file["mean"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} is not a codebook ({error}); make it with train_words=True"
-        ) from error
+    remedy = "it is not a codebook: make it with train_words=True"
+    arrays = load_arrays(path, remedy)
+    book = Codebook(*take_arrays(path, arrays, {"centres": "f 2", "mean": "f 1"}, remedy))
     if book.centres.shape != (WORDS, 128) or book.mean.shape != (128,):
         raise ValueError(
             f"{path} holds centres {book.centres.shape} and mean {book.mean.shape}, "

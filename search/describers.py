@@ -5,7 +5,6 @@ they are made from, so that a store of other weights or settings is recognised.
 """
 
 import hashlib
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from search.photographs import Photograph
 from search.store import Described
 from utils.descriptors import LocalFeatures, read_global, read_local
 from utils.paths import REPO_ROOT, require_file, require_files
+from utils.text_files import read_json
 
 CODEBOOK = REPO_ROOT / "rrt_gld/rrt_gld_ckpts/mini_sift_codebook.npz"
 NAMES = ("sift", "vitgal", "r2former", "delg-files")
@@ -143,7 +143,9 @@ class DelgFiles:
         record = folder / "extracted.json"
         self.made_from = {
             "descriptor": "delg-files",
-            "record": json.loads(record.read_text()) if record.is_file() else None,
+            "record": read_json(record, "extract the descriptors again")
+            if record.is_file()
+            else None,
             "max_locals": max_locals,
         }
 

@@ -5,8 +5,6 @@ import json
 import logging
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from search.codec import KINDS
+from utils.array_files import load_arrays, take_arrays
 from utils.paths import atomic_path, atomic_write
 
 logger = logging.getLogger(__name__)
@@ -27,11 +26,7 @@ MARK, LEVELS, LOCK = "store.json", "levels.npz", "lock"
 REMEDY = "remove the folder and let it be made again, or name another one"
 WIDEST, MOST = 1 << 20, 1 << 31  # numbers of a row; local features, pixels
 # what reading damaged files was seen to raise
-UNREADABLE = (
-    *(ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error),  # and what zipfile raises for unknown methods:
-    NotImplementedError,
-)
+UNREADABLE = (*(ValueError, KeyError, TypeError, OSError, RuntimeError, OverflowError),)
 
 ImageLine = tuple[str, str, int, int, int]  # key, name, number of locals, height, width
 
@@ -146,13 +141,10 @@ def read_levels(folder: Path, mark: Mark) -> dict[str, np.ndarray]:
     if not parts or not mark.widths:
         return {}
     path = folder / LEVELS
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            levels = {part: file[part] for part in parts}
-    except UNREADABLE as error:
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}"
-        ) from error
+    arrays = load_arrays(path, REMEDY)
+    levels = dict(
+        zip(parts, take_arrays(path, arrays, dict.fromkeys(parts, "f 2"), REMEDY), strict=True)
+    )
     for part, values in levels.items():
         if values.shape != (2, mark.widths[part]) or values.dtype != np.float32:
             raise ValueError(

@@ -9,10 +9,12 @@ FILE.safetensors.json.
 
 import argparse
 import hashlib
+import io
 import pickle
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,11 @@ UNREADABLE = (
     *(RuntimeError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError),
     *(AssertionError, OverflowError, MemoryError, struct.error),
 )
+# the same of a damaged zip file; RuntimeError: a flag says that it is encrypted
+DAMAGED_ZIP = (
+    *(zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError, OSError),
+    *(zlib.error, struct.error),
+)
 
 
 def load_state(path: str | Path, allowed: Collection[type] = ()) -> dict[str, Any]:
@@ -44,10 +51,12 @@ def load_state(path: str | Path, allowed: Collection[type] = ()) -> dict[str, An
     path = require_file(path, "download it or give the path of a checkpoint")
     if path.suffix == SUFFIX:
         return from_safetensors(path)
-    _check_archive(path)
+    is_zip = _check_archive(path)
     try:
+        # a plain pickle is read from memory, which reserves no more than the file has
+        source = path if is_zip else io.BytesIO(path.read_bytes())
         with torch.serialization.safe_globals(list(allowed)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, f"tensors and plain containers ({_reason(error)})") from error
     except UNREADABLE as error:
@@ -57,8 +66,11 @@ def load_state(path: str | Path, allowed: Collection[type] = ()) -> dict[str, An
     return content
 
 
-def _check_archive(path: Path) -> None:
-    """Raise unless `path` is whole: torch itself does not compare the checksums."""
+def _check_archive(path: Path) -> bool:
+    """Whether it is a zip file, as torch writes it since 1.6, or a plain pickle as before.
+
+    ValueError unless a zip file is whole: torch itself does not compare the checksums.
+    """
     with path.open("rb") as file:
         start = file.read(256)
     if not start:
@@ -66,14 +78,15 @@ def _check_archive(path: Path) -> None:
     if start.lstrip()[:1] == b"<":
         raise _refusal(path, "a checkpoint, but a web page: the download went wrong")
     if start[:2] != b"PK":
-        return  # a plain pickle, as torch wrote before 1.6
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
+    except DAMAGED_ZIP as error:
         raise _refusal(path, f"a whole checkpoint ({_reason(error)})") from error
     if damaged is not None:
         raise _refusal(path, f"a whole checkpoint (wrong checksum of its part {damaged})")
+    return True
 
 
 def _refusal(path: Path, what: str) -> ValueError:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from utils.paths import atomic_path, atomic_write, hash_file, require_file
+from utils.text_files import read_json
 
 SUFFIX = ".safetensors"
 FORMAT = 1  # of the card
@@ -157,7 +158,7 @@ def from_safetensors(path: str | Path) -> dict[str, Any]:
     if not card.is_file():
         return dict(tensors)
     try:
-        described = json.loads(card.read_text(encoding="utf-8"))
+        described = read_json(card, REMEDY)
         version, digest = described["format"], described["safetensors_sha256"]
         structure = described["structure"]
     except (ValueError, KeyError, TypeError) as error:
@@ -166,7 +167,7 @@ def from_safetensors(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{card} is not the card of {path.name} as it is now; {REMEDY}")
     try:
         content = _restore(structure, tensors)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{card} has a damaged structure ({error}); {REMEDY}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{card} describes a {type(content).__name__}, expected a dict; {REMEDY}")

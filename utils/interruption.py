@@ -1,7 +1,11 @@
-"""What the exact resumption of a torch run needs: random states, the same options; early ends."""
+"""What the exact resumption of a torch run needs: random states, the same options; early ends.
+
+What a checkpoint says of a run is checked before a run goes on with it.
+"""
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +25,19 @@ __all__ = [
     "Stop",
     "deferred_interrupts",
     "keep_previous",
+    "naming_damage",
     "random_states",
     "require_same_run",
+    "restore_progress",
     "set_random_states",
+    "split_batches",
 ]
+
+# what parts of a run were seen to raise when they are given damaged states
+DAMAGE = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError),
+    OverflowError,
+)
 
 
 def require_same_run(
@@ -51,7 +64,8 @@ def require_same_run(
             else " of this code"
         )
         raise ValueError(f"{path} lacks {sorted(missing)}: {what}{remedy}")
-    differing = describe_options(saved[entry], setup)
+    with naming_damage(path):
+        differing = describe_options(saved[entry], setup)
     if differing:
         weights = " (from its weights: resume=)" if from_weights else ""
         raise ValueError(
@@ -87,3 +101,43 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+# ---------------------------------------------------------------------------- damaged checkpoints
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Errors of the block, which gives a run what `path` holds, become ValueErrors that name it."""
+    try:
+        yield
+    except DAMAGE as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(
+            f"{path} is no checkpoint of this run, or a damaged one ({type(error).__name__}: "
+            f"{error}); go on from an older one (last_previous.*, if there is one) or start anew"
+        ) from error
+
+
+def restore_progress(progress: object, saved: Mapping[str, Any]) -> None:
+    """Give the fields of `progress` the values `saved`; ValueError for other names or types."""
+    known = vars(progress)
+    if saved.keys() != known.keys():
+        raise ValueError(f"progress has the entries {sorted(saved)}, expected {sorted(known)}")
+    for name, default in known.items():
+        value = saved[name]
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        as_bool = isinstance(value, bool) is isinstance(default, bool)
+        too_low = type(default) is int and isinstance(value, int) and value < -1
+        if not isinstance(value, kinds) or not as_bool or too_low:
+            raise ValueError(f"progress has {name} {value!r}, expected a value like {default!r}")
+    for name, value in saved.items():
+        setattr(progress, name, value)
+
+
+def split_batches(rows: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """`rows` (N, ...) in pieces of the `sizes`; ValueError unless they sum up to N."""
+    if not all(type(size) is int and size > 0 for size in sizes) or sum(sizes) != len(rows):
+        raise ValueError(f"batches of {list(sizes)[:10]} for {len(rows)} drawn items")
+    return np.split(rows, np.cumsum(sizes)[:-1]) if sizes else []

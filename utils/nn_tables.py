@@ -87,7 +87,7 @@ def _check_record(path: Path, note: Path, expected: dict[str, Any]) -> None:
     try:
         record = json.loads(note.read_text())
         made_from, recorded = dict(record["made_from"]), str(record["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{note} is not the record of a neighbour table ({error}); {REMEDY}"
         ) from error

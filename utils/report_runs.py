@@ -76,7 +76,7 @@ def _read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         logger.warning("%s is no JSON (%s): left out of the report", path, error)
         return None
 
@@ -96,7 +96,24 @@ def _read_curves(content: Any) -> list[Curve]:
 
 
 def read_run(folder: Path) -> Run:
-    """One run folder. What a run did not get to is empty; a damaged record is an error."""
+    """One run folder. What a run did not get to is empty; a damaged record is an error.
+
+    ValueError, with the folder and the remedy.
+    """
+    try:
+        return _read_run(folder)
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(
+            f"{folder} is no run folder of sacred, or a damaged one ({type(error).__name__}: "
+            f"{error}); remove it, and run the script again if it is needed"
+        ) from error
+
+
+def _read_run(folder: Path) -> Run:
     started = _read_json(folder / "run.json") or {}
     result = load_result(folder) if (folder / RESULT).is_file() else None
     if result is not None:
@@ -108,6 +125,8 @@ def read_run(folder: Path) -> Run:
     curves = _read_curves(_read_json(folder / "metrics.json"))
     status, when = started.get("status", "RECORDED"), str(started.get("start_time", ""))[:16]
     options = started.get("meta", {}).get("options", {}).get("UPDATE") or []
+    if not isinstance(status, str) or not all(isinstance(text, str) for text in options):
+        raise ValueError(f"its status is {status!r}, the options of its command line {options!r}")
     return Run(folder, script, status, when.replace("T", " "), rows, curves, result, options)
 
 

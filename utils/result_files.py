@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from utils.array_files import load_arrays
 from utils.machine import describe_run
 from utils.paths import REPO_ROOT, hash_file, hash_names, require_file
 from utils.report_parts import Hit, MatchPicture, RankedList, choose_lists
 from utils.results import Row, enforce_tolerance, log_rows, print_rows, row_record
+from utils.text_files import read_json_object
 
 RESULT, VALUES, LISTS = "result.json", "per_query.npz", "ranked_lists.json"
 FORMAT = 1  # of the three files
@@ -228,6 +230,15 @@ def read_row(entry: Mapping[str, Any]) -> Row:
     interval = known["interval"]
     if isinstance(interval, Mapping):
         interval = interval.get("py/tuple")
+    numbers = [known[name] for name in ("measured", "expected", "tolerance")]
+    texts = [known[name] for name in ("metric", "protocol", "source")]
+    if (
+        texts[0] is None
+        or numbers[0] is None
+        or not all(isinstance(text, str | None) for text in texts)
+        or not all(isinstance(x, int | float | None) for x in (*numbers, *(interval or ())))
+    ):
+        raise ValueError(f"{known} is no row of a results table")
     known["interval"] = None if interval is None else (float(interval[0]), float(interval[1]))
     return Row(**{**known, "protocol": known["protocol"] or ""})
 
@@ -246,18 +257,23 @@ def load_result(folder: str | Path) -> StoredResult:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format"]
-        with np.load(require_file(folder / VALUES, hint), allow_pickle=False) as file:
-            names = file["names"].tolist()
-            values = {
-                key.removeprefix("metric "): file[key] for key in file.files if key != "names"
-            }
-        result = StoredResult(folder, content, names, values)
+        arrays = load_arrays(require_file(folder / VALUES, hint), "")
+        names = arrays.pop("names")
+        if names.ndim != 1 or names.dtype.kind != "U":
+            raise ValueError(f"{VALUES} holds names of type {names.dtype} and shape {names.shape}")
+        for key, entry in arrays.items():
+            if entry.dtype != np.float64 or entry.shape != names.shape:
+                raise ValueError(f"{VALUES} holds {entry.dtype} {entry.shape} as {key!r}")
+        values = {key.removeprefix("metric "): entry for key, entry in arrays.items()}
+        result = StoredResult(folder, content, names.tolist(), values)
         # entries that are read elsewhere; a run without known positives has no rows
         complete = {"set", "query_names"} <= set(content["protocol"]) and result.rows is not None
     except FileNotFoundError:
         raise
     except Exception as error:  # damaged archives make numpy raise errors of many kinds
-        raise ValueError(f"{folder} holds a damaged result ({error}); run it again") from error
+        raise ValueError(
+            f"{folder} holds a damaged result ({error}); remove it and run it again"
+        ) from error
     if version != FORMAT or not complete:
         raise ValueError(f"{path} is no result of this version (format {FORMAT}); run it again")
     return result
@@ -269,9 +285,9 @@ def load_lists(folder: Path) -> tuple[str, list[RankedList]]:
     if not path.is_file():
         return "AP", []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["ap_name"], [_read_list(entry) for entry in content["lists"]]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        content = read_json_object(path, "run the evaluation again")
+        return str(content["ap_name"]), [_read_list(entry) for entry in content["lists"]]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); run the evaluation again") from error
 
 

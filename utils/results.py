@@ -4,7 +4,6 @@ Numbers of a row are in the unit of the table, percent for mAP and recall (75.5,
 those of a system's `expected.csv`. This module holds the one place that prints results.
 """
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.paths import require_file
+from utils.text_files import read_table
 
 OUTSIDE_TOLERANCE = 3  # exit code of a strict run whose rows do not agree with the expected values
 SOURCES = ("paper", "own")  # own: measured with this code on a generated set
@@ -84,28 +83,22 @@ def make_rows(
 
 def load_expected(path: str | Path) -> dict[str, dict[str, Expected]]:
     """`expected.csv` of a system -> {script: {metric: Expected}}; ValueError names the bad line."""
-    path = require_file(path, "it holds the expected values of a system's scripts")
+    remedy = "it holds the expected values of a system's scripts"
     table: dict[str, dict[str, Expected]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path}: columns are {reader.fieldnames}, expected {list(COLUMNS)}")
-        for record in reader:
-            where = f"{path}, line {reader.line_num}"
-            script, metric, source = record["script"], record["metric"], record["source"]
-            try:
-                entry = Expected(float(record["value"]), float(record["tolerance"]), source)
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"{where}: value and tolerance must be numbers: {record}"
-                ) from None
-            if not script or not metric or source not in SOURCES:
-                raise ValueError(f"{where}: needs script, metric and source of {SOURCES}: {record}")
-            if not math.isfinite(entry.value) or not 0 <= entry.tolerance < math.inf:
-                raise ValueError(f"{where}: value and tolerance must be finite, tolerance >= 0")
-            if metric in table.setdefault(script, {}):
-                raise ValueError(f"{where}: {script} has {metric!r} twice")
-            table[script][metric] = entry
+    for line, record in read_table(path, COLUMNS, remedy, exactly=True):
+        where = f"{path}, line {line}"
+        script, metric, source = record["script"], record["metric"], record["source"]
+        try:
+            entry = Expected(float(record["value"]), float(record["tolerance"]), source)
+        except ValueError:
+            raise ValueError(f"{where}: value and tolerance must be numbers: {record}") from None
+        if not script or not metric or source not in SOURCES:
+            raise ValueError(f"{where}: needs script, metric and source of {SOURCES}: {record}")
+        if not math.isfinite(entry.value) or not 0 <= entry.tolerance < math.inf:
+            raise ValueError(f"{where}: value and tolerance must be finite, tolerance >= 0")
+        if metric in table.setdefault(script, {}):
+            raise ValueError(f"{where}: {script} has {metric!r} twice")
+        table[script][metric] = entry
     return table
 
 

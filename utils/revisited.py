@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from utils.matlab_files import load_matlab
 from utils.paths import require_file
 from utils.pickles import load_foreign
 
@@ -93,25 +94,17 @@ def load_ground_truth(path: str | Path) -> GroundTruth:
 
 def _load_matlab(path: Path) -> dict[str, Any]:
     """The content of a Matlab ground truth in the form of the pickled one."""
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path, squeeze_me=True)
-    except Exception as error:  # scipy raises whatever its parser stumbles over
-        raise ValueError(
-            f"{path} is not a readable Matlab 5 file ({type(error).__name__}: {error}); "
-            "get the file again"
-        ) from error
+    content = load_matlab(path, "get the file again")
     try:
         return {
-            "imlist": [str(name) for name in np.atleast_1d(content["imlist"])],
-            "qimlist": [str(name) for name in np.atleast_1d(content["qimlist"])],
+            "imlist": content["imlist"],
+            "qimlist": content["qimlist"],
             "gnd": [
                 {
-                    "bbx": np.atleast_1d(entry["bbx"]).astype(np.float64).tolist(),
-                    **{kind: np.atleast_1d(entry[kind]).astype(np.int64) - 1 for kind in KINDS},
+                    "bbx": np.ravel(entry["bbx"]).astype(np.float64).tolist(),
+                    **{kind: _from_one(entry[kind]) for kind in KINDS},
                 }
-                for entry in np.atleast_1d(content["gnd"])
+                for entry in content["gnd"]
             ],
         }
     except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -119,6 +112,14 @@ def _load_matlab(path: Path) -> dict[str, Any]:
             f"{path} lacks a part of a ground truth (imlist, qimlist, gnd with bbx, easy, hard, "
             f"junk): {error}; get the file again"
         ) from error
+
+
+def _from_one(indices: Any) -> np.ndarray:
+    """(N,) int64 indices counted from 0, of whole numbers counted from 1."""
+    flat = np.ravel(indices)
+    if flat.dtype.kind not in "iuf" or not (np.abs(flat) < 2**53).all() or (flat % 1).any():
+        raise ValueError(f"indices are {flat[:5]}, expected whole numbers from 1")
+    return flat.astype(np.int64) - 1
 
 
 def _make_ground_truth(raw: Any) -> GroundTruth:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from utils.array_files import create_map, map_array
 from utils.paths import atomic_write
+from utils.text_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +44,12 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         found = self._read_mark()
         if found is not None:
-            self.array = np.lib.format.open_memmap(path, mode="r+")
+            self.array = map_array(path, "delete it", writable=True)
             self.done = found
             logger.info("%s: %d of %d rows are there, going on", path, found, shape[0])
         else:
             self.mark.unlink(missing_ok=True)
-            self.array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
+            self.array = create_map(path, dtype, shape)
 
     def _read_mark(self) -> int | None:
         """Rows that are there; None when the file is missing, damaged or of another origin."""
@@ -55,13 +57,14 @@ class Store:
         if not (self.path.is_file() and self.mark.is_file()):
             return None
         try:
-            mark = json.loads(self.mark.read_text())
-            array = np.load(self.path, mmap_mode="r")
-        except (ValueError, OSError, EOFError):
+            mark = read_json_object(self.mark, "")
+            array = map_array(self.path, "")
+        except ValueError:
             return None
         fits = [list(array.shape), str(array.dtype)] == [self.record["shape"], self.record["dtype"]]
         same = {key: mark.get(key) for key in self.record} == self.record
-        return int(mark["done"]) if fits and same else None
+        done = mark.get("done")
+        return done if fits and same and type(done) is int and 0 <= done <= len(array) else None
 
     def save_mark(self, done: int) -> None:
         """The first `done` rows are complete."""

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from utils.array_files import create_map, map_array
 from utils.paths import atomic_write
+from utils.text_files import read_json_object
 from vitgal.datasets.revisited_images import Photograph
 
 logger = logging.getLogger(__name__)
 
+REMEDY = "delete it or set overwrite=True"
 SHARD = 16384  # images between two records of what is done
 
 # (photographs, rows of the array that receive their descriptors)
@@ -58,20 +61,23 @@ def load_or_extract(
         logger.info("%s holds the %d descriptors already and is kept", path, done)
     else:
         _extract_rest(path, note, photographs, shape, origin, done, fill, shard)
-    return np.lib.format.open_memmap(path, mode="r")
+    return map_array(path, REMEDY)
 
 
 def _rows_done(path: Path, note: Path, shape: tuple[int, int]) -> int:
     """Rows that the record vouches for; 0 without a record or with an array of another shape."""
     if not (path.is_file() and note.is_file()):
         return 0
-    found = np.lib.format.open_memmap(path, mode="r")
+    found = map_array(path, REMEDY)
     if found.shape != shape or found.dtype != np.float32:
         raise ValueError(
             f"{path} is {found.dtype} {found.shape}, expected float32 {shape}: it is damaged; "
-            "delete it or set overwrite=True"
+            + REMEDY
         )
-    return int(json.loads(note.read_text(encoding="utf-8"))["done"])
+    done = read_json_object(note, REMEDY).get("done")
+    if type(done) is not int or not 0 <= done <= shape[0]:
+        raise ValueError(f"{note} says that {done!r} of {shape[0]} rows are done; {REMEDY}")
+    return done
 
 
 def _extract_rest(
@@ -84,13 +90,12 @@ def _extract_rest(
     fill: Fill,
     shard: int,
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if done == 0:
         note.unlink(missing_ok=True)
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        array = create_map(path, np.float32, shape)
     else:
         logger.info("%s holds %d of %d descriptors; going on there", path, done, shape[0])
-        array = np.lib.format.open_memmap(path, mode="r+")
+        array = map_array(path, REMEDY, writable=True)
     for start in range(done, shape[0], shard):
         stop = min(start + shard, shape[0])
         fill(photographs[start:stop], array[start:stop])

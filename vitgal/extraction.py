@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils.paths import atomic_write
+from utils.text_files import read_json_object
 from vitgal.datasets.revisited_images import (
     PATCH,
     Photograph,
@@ -23,6 +24,7 @@ from vitgal.rank_files import ListedImage, read_rerank_list
 from vitgal.stores import FeatureStore
 
 RECORD = "extracted.json"  # beside the features
+REMEDY = "extract the features again with overwrite=True, or into another folder"
 PUBLISHED_SIZE = 512
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -73,7 +75,7 @@ def check_record(folder: Path, made_from: dict[str, Any], overwrite: bool) -> No
     """
     record = folder / RECORD
     if record.is_file() and not overwrite:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = read_json_object(record, REMEDY)
         other = {k: (found.get(k), v) for k, v in made_from.items() if found.get(k) != v}
         if other:
             text = ", ".join(f"{k} {old!r} instead of {new!r}" for k, (old, new) in other.items())
@@ -89,7 +91,10 @@ def recorded_image_size(folder: Path) -> int:
     record = folder / RECORD
     if not record.is_file():
         return PUBLISHED_SIZE
-    return int(json.loads(record.read_text(encoding="utf-8"))["image_size"])
+    size = read_json_object(record, REMEDY).get("image_size")
+    if type(size) is not int or size < 1:
+        raise ValueError(f"{record} says image_size {size!r}, expected pixels; {REMEDY}")
+    return size
 
 
 def input_size(height: int, width: int, image_size: int, keep_aspect: bool) -> Size:

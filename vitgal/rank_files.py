@@ -9,6 +9,7 @@ Published: `global_rank.npy`, int64 (n_database, Q), column q the whole ranking 
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.array_files import create_map, load_arrays, map_array, take_arrays
 from utils.paths import atomic_path, atomic_write, require_file
+from utils.text_files import read_json_object, read_text
 from vitgal.global_ranking import HEAD, GlobalRanking
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 65536  # rows of a published ranking that are read at once
+PIXEL = re.compile(r"-?[0-9]{1,9}")
 NO_BOX = (-1, -1, -1, -1)
 RERANK_LIST = "rerank_path.txt"
 REMEDY = (
@@ -71,7 +75,7 @@ def full_rank_file(path: Path, n_database: int, n_queries: int) -> Iterator[np.n
         return
     with atomic_path(path) as temporary:
         shape = (n_database, n_queries)
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.int64, shape=shape)
+        array = create_map(temporary, np.int64, shape)
         yield array
         array.flush()
         del array
@@ -101,10 +105,7 @@ def read_record(path: Path) -> dict[str, Any]:
     note = record_path(path)
     if not note.is_file():
         return {}
-    try:
-        return dict(json.loads(note.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{note} is damaged ({error}); make the ranking again") from error
+    return read_json_object(note, "make the ranking again")
 
 
 def load_ranking(
@@ -133,20 +134,18 @@ def load_ranking(
 
 
 def _read_compact(path: Path, size: SetSize, head: int) -> GlobalRanking:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            positions = file["positions"].astype(np.int32, copy=False)
-            return GlobalRanking(file["head"][:, :head], positions, int(file["n_database"]))
-    except (KeyError, ValueError, OSError, IndexError, EOFError) as error:
-        raise ValueError(f"{path} is no ranking of this code ({error}); make it again") from error
+    remedy = "it is no ranking of this code: make it again"
+    arrays = load_arrays(path, remedy)
+    kinds = {"head": "iu 2", "positions": "iu 2", "n_database": "iu 0"}
+    best, positions, n_database = take_arrays(path, arrays, kinds, remedy)
+    if positions.size and positions.max() >= size.n_database:
+        raise ValueError(f"{path} places images behind the {size.n_database} of the set: {REMEDY}")
+    return GlobalRanking(best[:, :head], positions.astype(np.int32), int(n_database))
 
 
 def _read_published(path: Path, size: SetSize, head: int) -> GlobalRanking:
     """Block of rows after block, so that a ranking of a million images takes little memory."""
-    try:
-        ranks = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is no numpy array ({error}); make it again") from error
+    ranks = map_array(path, "make it again")
     if ranks.dtype.kind not in "iu" or ranks.shape != (size.n_database, size.n_queries):
         raise ValueError(
             f"{path} holds {ranks.dtype} {ranks.shape}, expected integers "
@@ -207,16 +206,16 @@ def read_rerank_list(path: Path) -> list[ListedImage]:
     """
     require_file(path, "run the global row's script (scripts/eval_*_global.sh) first")
     boxes: dict[str, tuple[int, int, int, int]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = read_text(path, "make it again by a global row's script")
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         name, *numbers = line.rsplit(" ", 4)
-        try:
-            x1, y1, x2, y2 = map(int, numbers)
-        except ValueError:
+        if len(numbers) != 4 or not all(PIXEL.fullmatch(text) for text in numbers) or "\0" in name:
             raise ValueError(
-                f"{path}, line {number}: expected 'path x1 y1 x2 y2', found {line!r}"
-            ) from None
+                f"{path}, line {number}: expected 'path x1 y1 x2 y2', found {line[:200]!r}"
+            )
+        x1, y1, x2, y2 = map(int, numbers)
         if boxes.setdefault(name, (x1, y1, x2, y2)) != (x1, y1, x2, y2):
             raise ValueError(
                 f"{path}, line {number}: {name} is listed with boxes {boxes[name]} and "

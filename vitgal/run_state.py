@@ -14,7 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from utils.checkpoints import load_state, save_checkpoint
-from utils.interruption import require_same_run
+from utils.interruption import naming_damage, require_same_run, restore_progress
 from utils.paths import atomic_path
 from vitgal.models.weights import ALLOWED, ENTRY
 
@@ -87,19 +87,8 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     """
     saved = load_state(path, ALLOWED)
     require_same_run(path, saved, NEEDED, setup, "output_dir", entry="args", from_weights=False)
-    before = saved["args"]
-    differing = [
-        f"{key}: {before.get(key)!r} then, {setup.get(key)!r} now"
-        for key in sorted({*before, *setup})
-        if before.get(key) != setup.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} was made with other options ({'; '.join(differing)}); give the same ones, or "
-            "start anew in another output_dir"
-        )
-    parts.model.load_state_dict(saved[ENTRY])
-    parts.optimizer.load_state_dict(saved["optimizer"])
-    parts.scaler.load_state_dict(saved["scaler"])
-    for key, value in saved["progress"].items():
-        setattr(parts.progress, key, value)
+    with naming_damage(path):
+        parts.model.load_state_dict(saved[ENTRY])
+        parts.optimizer.load_state_dict(saved["optimizer"])
+        parts.scaler.load_state_dict(saved["scaler"])
+        restore_progress(parts.progress, saved["progress"])

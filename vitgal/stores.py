@@ -12,12 +12,16 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from utils.array_files import load_array
 from utils.paths import atomic_path, require_file
+from utils.text_files import read_text
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("float16", "int8")  # of compact stores
+WIDEST, MOST_ROWS = 1 << 16, 1 << 24  # numbers of a row; local features of an image
 NOT_UNIT = 1e-3  # of a squared length from 1, beyond rounding
+ROUNDED = 0.1  # of the length of a row of a compact store from 1, beyond rounding
 MAX_LOCATION = np.iinfo(np.int16).max
 
 
@@ -137,13 +141,7 @@ class PublishedStore:
 
 
 def _load_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path} is no readable numpy array ({error}); extract this image again with "
-            "overwrite=True"
-        ) from error
+    return load_array(path, "extract this image again with overwrite=True")
 
 
 # ---------------------------------------------------------------------------- compact
@@ -173,18 +171,21 @@ class CompactStore:
             if kind is None:
                 require_file(path, "run vitgal.extract_local_features with compact_store=... first")
             return str(kind), None
-        head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a cut line has no end
+        remedy = f"delete {self.folder} and extract again"
+        lines = read_text(path, remedy).split("\n")[:-1]  # a cut line has no end
         try:
-            header = json.loads(head)
-            found, width = header["kind"], int(header["width"])
-            for line in lines:
+            found, width = _check_header(lines)
+            for line in lines[1:]:
                 name, start, count = json.loads(line)
-                self.rows[name] = int(start), int(count)
-                self.end = int(start) + int(count)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); delete {self.folder} and extract again"
-            ) from error
+                numbers = type(start) is int and type(count) is int
+                if not isinstance(name, str) or not numbers or start != self.end:
+                    raise ValueError(f"{line[:200]} does not follow the image before")
+                if not 0 <= count < MOST_ROWS:
+                    raise ValueError(f"{name} has {count} local features")
+                self.rows[name] = start, count
+                self.end = start + count
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
         if kind not in (None, found):
             raise ValueError(
                 f"{self.folder} is a compact store of {found}, asked for is {kind}; choose another "
@@ -219,7 +220,12 @@ class CompactStore:
         if self.kind == "int8":
             descriptors *= maps["scales.bin"][rows, None]
         norms = np.linalg.norm(descriptors, axis=1, keepdims=True)
-        descriptors /= np.maximum(norms, 1e-12)
+        if not (np.abs(norms - 1) < ROUNDED).all():  # a NaN is not below either
+            raise ValueError(
+                f"{self.folder} holds descriptors of {path} that have not unit length (or NaN); "
+                "delete the folder and extract again"
+            )
+        descriptors /= norms
         return LocalFeatures(descriptors, maps["locations.bin"][rows].astype(np.int64))
 
     def _open(self) -> dict[str, np.ndarray]:
@@ -283,6 +289,17 @@ class CompactStore:
             file.truncate()
         self.rows[name] = self.end, count
         self.end += count
+
+
+def _check_header(lines: list[str]) -> tuple[str, int]:
+    """Kind and width of the first line; ValueError for others than can be."""
+    if not lines:
+        raise ValueError("its first line is missing")
+    header = json.loads(lines[0])
+    kind, width = header["kind"], header["width"]
+    if kind not in KINDS or type(width) is not int or not 0 < width < WIDEST:
+        raise ValueError(f"the kind {kind!r} with width {width!r}")
+    return kind, width
 
 
 def _open_to_append(path: Path) -> BinaryIO:

@@ -21,6 +21,10 @@ from delg_training.datasets.record_index import RecordIndex
 IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
 
 
+# what a record that cannot be used was seen to raise
+UNUSABLE = (tf.errors.InvalidArgumentError, tf.errors.UnknownError, UnicodeDecodeError)
+
+
 @dataclass(frozen=True)
 class StreamOptions:
     """How the images of a set become batches."""
@@ -117,8 +121,10 @@ def explain_failure(
         try:
             record = tf.constant(index.read(int(number)))
             parse_record(record, place, options, training)
-        except tf.errors.InvalidArgumentError as error:
-            reason = error.message.strip().splitlines()[0]
+        except UNUSABLE as error:
+            # a message of TensorFlow that quotes the record may be no text
+            message = getattr(error, "message", "") or "it is no tf.train.Example"
+            reason = message.strip().splitlines()[0]
             return (
                 f"{index.name(int(number))} cannot be used: {reason} (labels must lie in "
                 f"[0, {options.num_classes}), images must be whole JPEG files); check "

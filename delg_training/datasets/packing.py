@@ -6,14 +6,17 @@ Everything here is numpy and the csv files of Google Landmarks v2; no picture is
 import csv
 import glob
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils.paths import atomic_path, require_file
+from utils.paths import atomic_path
+from utils.text_files import read_table
 
+WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")  # within 64 bits
 SHOWN = 10  # ids in an error message
 
 
@@ -52,21 +55,15 @@ def find_images(directory: str) -> dict[str, str]:
     return {os.path.basename(path)[:-4]: path for path in paths}
 
 
-def _rows(path: str | Path, columns: Sequence[str]) -> Iterable[dict[str, str]]:
-    path = require_file(path, f"it is a csv file with the columns {', '.join(columns)}")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        absent = set(columns) - set(reader.fieldnames or ())
-        if absent:
-            raise ValueError(f"{path} lacks the columns {sorted(absent)}, has {reader.fieldnames}")
-        yield from reader
+def _rows(path: str | Path, columns: tuple[str, ...]) -> Iterable[dict[str, str]]:
+    hint = f"it is a csv file with the columns {', '.join(columns)}"
+    return (row for _, row in read_table(path, columns, hint))
 
 
 def _label(row: dict[str, str], path: str | Path) -> int:
-    try:
-        return int(row["landmark_id"])
-    except (TypeError, ValueError):
-        raise ValueError(f"{path}: landmark_id is no integer in {row}") from None
+    if not WHOLE_NUMBER.fullmatch(row["landmark_id"]):
+        raise ValueError(f"{path}: landmark_id is no integer in {str(row)[:300]}")
+    return int(row["landmark_id"])
 
 
 def list_all(images: dict[str, str], train_csv: str | Path) -> Listing:

@@ -1,17 +1,17 @@
 """The csv files of MSLS, read once: keys, positions and flags of each city's images."""
 
-import csv
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from utils.array_files import load_arrays
 from utils.paths import atomic_path, require_file
+from utils.text_files import read_csv
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ SIDES = ("query", "database")
 STRAIGHT = ("Forward", "Backward")  # of view_direction; the third is Sideways
 TRUTH = {"True": True, "False": False, "true": True, "false": False, "1": True, "0": False}
 REMEDY = "fetch the metadata of the set again, see data/README.md"
+PARTS = ("keys", "utm", "night", "sideways")  # of a side
 VERSION = 1  # of the file that keeps a scan
 
 
@@ -102,10 +103,7 @@ class Table:
 
 def _read(path: Path) -> Table:
     """Rows by their leading index 0..n-1; ValueError for rows cut short or indices not in order."""
-    with require_file(path, REMEDY).open(newline="", encoding="utf-8") as file:
-        lines = csv.reader(file)
-        header = next(lines, [])
-        rows = list(lines)
+    header, *rows = [cells for _, cells in read_csv(path, REMEDY)] or [[]]
     for i, row in enumerate(rows):
         if len(row) != len(header) or row[0] != str(i):
             raise ValueError(
@@ -200,11 +198,7 @@ def _describe(root: Path, split: str, folders: Sequence[str]) -> list[list[objec
 
 def _keep(path: Path, sides: list[CitySide], origin: str) -> None:
     """Write the scan in one step."""
-    arrays = {
-        f"{i}_{part}": getattr(side, part)
-        for i, side in enumerate(sides)
-        for part in ("keys", "utm", "night", "sideways")
-    }
+    arrays = {f"{i}_{part}": getattr(side, part) for i, side in enumerate(sides) for part in PARTS}
     with atomic_path(path) as temporary:
         np.savez(temporary, origin=np.array(origin), **arrays)
 
@@ -214,17 +208,22 @@ def _load_kept(path: Path, folders: Sequence[str], origin: str) -> list[CitySide
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["origin"]) != origin:
-                logger.info("%s is of other csv files: scanning anew", path)
-                return None
-            return [
-                CitySide(
-                    folder,
-                    *(file[f"{i}_{part}"] for part in ("keys", "utm", "night", "sideways")),
-                )
-                for i, folder in enumerate(folders)
-            ]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = load_arrays(path, "")
+        if str(arrays["origin"]) != origin:
+            logger.info("%s is of other csv files: scanning anew", path)
+            return None
+        return [_kept_side(arrays, i, folder) for i, folder in enumerate(folders)]
+    except (ValueError, KeyError) as error:
         logger.warning("%s cannot be read (%s): scanning anew", path, error)
         return None
+
+
+def _kept_side(arrays: dict[str, np.ndarray], i: int, folder: str) -> CitySide:
+    """Side `i` of a kept scan; ValueError unless its parts belong together."""
+    keys, utm, night, sideways = (arrays[f"{i}_{part}"] for part in PARTS)
+    n = len(keys) if keys.ndim else -1
+    kinds = [keys.dtype.kind, utm.dtype.kind, night.dtype.kind, sideways.dtype.kind]
+    shapes = [keys.shape, utm.shape, night.shape, sideways.shape]
+    if kinds != ["S", "f", "b", "b"] or shapes != [(n,), (n, 2), (n,), (n,)]:
+        raise ValueError(f"{folder} has parts of types {kinds} and shapes {shapes}")
+    return CitySide(folder, keys, utm, night, sideways)

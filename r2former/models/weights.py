@@ -41,7 +41,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """All entries of a released or own checkpoint; a bare state dict becomes its only entry."""
     content = load_state(require_file(path, HINT), NUMPY)
     if ENTRY in content:
-        return content
+        state = content[ENTRY]
+        if isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values()):
+            return content
+        raise ValueError(f"{path} holds no tensors by name in its entry {ENTRY!r}; {HINT}")
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return {ENTRY: content}
     raise ValueError(

@@ -1,14 +1,14 @@
 """Line lists and ground truth of Google Landmarks v2, from its images and tables."""
 
-import csv
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rrt_gld.datasets.line_lists import write_line_list
+from rrt_gld.datasets.line_lists import WHOLE_NUMBER, write_line_list
 from rrt_gld.datasets.revisited_lists import UNKNOWN, read_sizes
-from utils.paths import atomic_write, require_file
+from utils.paths import atomic_write
+from utils.text_files import read_csv
 
 DOWNLOAD = "data/README.md says where Google Landmarks v2 comes from"
 USAGES = ("Public", "Private", "Ignored")
@@ -72,18 +72,22 @@ def list_images(data_dir: Path, part: str) -> list[Path]:
 
 def _rows(path: Path) -> Iterator[list[str]]:
     """Rows of a csv file without its header."""
-    with require_file(path, DOWNLOAD).open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        next(reader, None)
-        yield from (row for row in reader if row)
+    rows = read_csv(path, DOWNLOAD)
+    next(rows, None)
+    yield from (cells for _, cells in rows if cells)
 
 
 def load_landmark_ids(path: Path) -> dict[str, int]:
     """Image id (first column) -> landmark id (last column)."""
-    try:
-        return {row[0]: int(row[-1]) for row in _rows(path)}
-    except ValueError as error:
-        raise ValueError(f"{path}: the last column holds no landmark id ({error})") from error
+    found: dict[str, int] = {}
+    for row in _rows(path):
+        if len(row) < 2 or not WHOLE_NUMBER.fullmatch(row[-1]):
+            raise ValueError(
+                f"{path}: the last column holds no landmark id in {','.join(row)[:200]!r}; "
+                f"{DOWNLOAD}"
+            )
+        found[row[0]] = int(row[-1])
+    return found
 
 
 def load_solution(path: Path) -> list[Solution]:

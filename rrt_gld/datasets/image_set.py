@@ -7,9 +7,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from rrt_gld.datasets.line_lists import load_line_list
+from utils.array_files import load_arrays, take_arrays
 from utils.descriptors import LocalFeatures, count_local, read_global, read_local
 from utils.nn_tables import hash_names
-from utils.paths import require_file, require_files
+from utils.paths import require_files
 from utils.revisited import GroundTruth
 
 # Edges in double precision on purpose. The extractor writes float32 scales, and those of 1/sqrt(2),
@@ -193,14 +194,12 @@ class EvalSet(NamedTuple):
 
 
 def _load_mean(path: str | Path, width: int) -> np.ndarray:
-    path = require_file(
-        path, "python -m rrt_gld.tools.extract_sift writes it; or set local_mean=None"
-    )
-    with np.load(path, allow_pickle=False) as file:
-        if "mean" not in file.files or file["mean"].shape != (width,):
-            found = {key: file[key].shape for key in file.files}
-            raise ValueError(f"{path} holds {found}, expected a key 'mean' of shape ({width},)")
-        return file["mean"].astype(np.float32)
+    remedy = "python -m rrt_gld.tools.extract_sift writes it; or set local_mean=None"
+    arrays = load_arrays(path, remedy)
+    if "mean" not in arrays or arrays["mean"].shape != (width,):
+        found = {key: value.shape for key, value in arrays.items()}
+        raise ValueError(f"{path} holds {found}, expected a key 'mean' of shape ({width},)")
+    return take_arrays(path, arrays, {"mean": "f 1"}, remedy)[0].astype(np.float32)
 
 
 def center(local: np.ndarray, mean: np.ndarray) -> np.ndarray:

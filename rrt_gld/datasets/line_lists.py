@@ -1,12 +1,14 @@
 """Line lists `path,label,width,height`: the images of one set, in order."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.paths import atomic_write, require_file
+from utils.paths import atomic_write
+from utils.text_files import read_text
 
 
 class LineList(NamedTuple):
@@ -20,26 +22,34 @@ class LineList(NamedTuple):
 def load_line_list(path: str | Path) -> LineList:
     """Read a line list; FileNotFoundError when missing, ValueError with the line when malformed."""
     hint = "python -m rrt_gld.tools.prepare_data makes it (data.make_mini, for a generated set)"
-    path = require_file(path, hint)
-    fields = [line.rsplit(",", 3) for line in path.read_text().splitlines() if line]
+    fields = [line.rsplit(",", 3) for line in read_text(path, hint).splitlines() if line]
     if not fields:
         raise ValueError(f"{path} is empty, expected lines 'path,label,width,height'")
-    try:
-        numbers = np.array([[int(text) for text in field[1:]] for field in fields], dtype=np.int64)
-        if numbers.shape[1] != 3:
-            raise ValueError("too few fields")
-    except ValueError:
-        number, field = next((i, f) for i, f in enumerate(fields) if not _is_well_formed(f))
-        raise ValueError(
-            f"{path}, line {number + 1}: {','.join(field)!r}, expected 'path,label,width,height' "
-            "with three whole numbers; remake it with python -m rrt_gld.tools.prepare_data"
-        ) from None
+    for number, field in enumerate(fields, start=1):
+        if not _is_well_formed(field):
+            raise ValueError(
+                f"{path}, line {number}: {','.join(field)[:200]!r}, expected "
+                "'path,label,width,height' with three whole numbers; remake it with "
+                "python -m rrt_gld.tools.prepare_data"
+            )
+    numbers = np.array([[int(text) for text in field[1:]] for field in fields], dtype=np.int64)
     labels = np.unique(numbers[:, 0], return_inverse=True)[1].astype(np.int64)
     return LineList([field[0] for field in fields], labels, numbers[:, 1:])
 
 
+WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")  # within 64 bits
+
+
 def _is_well_formed(field: list[str]) -> bool:
-    return len(field) == 4 and all(text.strip().lstrip("-").isdigit() for text in field[1:])
+    """Whether it is a path, a label and two sizes that are not negative."""
+    numbers = field[1:]
+    whole = len(numbers) == 3 and all(WHOLE_NUMBER.fullmatch(text) for text in numbers)
+    return (
+        bool(field[0])
+        and "\0" not in field[0]
+        and whole
+        and min(int(text) for text in numbers[1:]) >= 0
+    )
 
 
 def write_line_list(

@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,6 +37,7 @@ from rrt_gld.sift import (
 from utils.descriptors import write_global, write_local
 from utils.paths import REPO_ROOT, atomic_path, atomic_write, require_file, require_files
 from utils.revisited import load_ground_truth
+from utils.text_files import read_json, read_text
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 logger = logging.getLogger(__name__)
@@ -88,7 +89,12 @@ def list_pictures(
             require_file(data_dir / name, "run rrt_gld.tools.prepare_data first")
             for name in line_lists
         ]
-        lines = [line for path in lists for line in path.read_text().splitlines() if line]
+        lines = [
+            line
+            for path in lists
+            for line in read_text(path, "run rrt_gld.tools.prepare_data again").splitlines()
+            if line
+        ]
         paths = require_files(
             [data_dir / line.split(",")[0] for line in lines], "bring the pictures"
         )
@@ -201,10 +207,21 @@ def save_codebook(path: Path, codebook: Codebook) -> None:
         np.savez(temporary, centres=codebook.centres, mean=codebook.mean)
 
 
+def _read_record(path: Path, overwrite: bool) -> Any:
+    """The record; of a damaged one None where it is to be replaced."""
+    try:
+        return read_json(path, "choose another out_dir or set overwrite=True")
+    except ValueError:
+        if not overwrite:
+            raise
+        return None
+
+
 def check_record(out_dir: Path, made_from: dict, overwrite: bool) -> None:
     """Refuse to add to descriptors of other settings; write down what these are made from."""
     record = out_dir / "extracted.json"
-    if record.exists() and (found := json.loads(record.read_text())) != made_from:
+    found = _read_record(record, overwrite) if record.exists() else made_from
+    if found != made_from:
         if not overwrite:
             raise ValueError(
                 f"{out_dir} holds descriptors made with {found}, wanted {made_from}; "

@@ -35,7 +35,10 @@ def load_keypoints(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _checked(path: str | Path, stem: Any, entry: Any) -> np.ndarray:
-    points = np.asarray(entry["keypoints"] if isinstance(entry, Mapping) else entry, np.float32)
+    try:
+        points = np.asarray(entry["keypoints"] if isinstance(entry, Mapping) else entry, np.float32)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: {stem} has no keypoints ({error}); detect them again") from error
     points = points.reshape(-1, 2) if points.size == 0 else points
     if points.ndim != 2 or points.shape[1] != 2 or not ((points >= 0) & (points <= 1)).all():
         raise ValueError(f"{path}: keypoints of {stem} are no (N, 2) x, y in [0, 1]")

@@ -194,7 +194,7 @@ def test_expected_values_are_read(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("eval_a,mAP medium,high,0.1,paper", "must be numbers"),
-        ("eval_a,mAP medium,75.5", "must be numbers"),
+        ("eval_a,mAP medium,75.5", "3 cells, expected 5"),
         ("eval_a,mAP medium,75.5,0.1,rumour", "source"),
         (",mAP medium,75.5,0.1,paper", "script"),
         ("eval_a,mAP medium,nan,0.1,paper", "finite"),

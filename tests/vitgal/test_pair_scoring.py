@@ -55,7 +55,7 @@ def test_damaged_features_stop_the_workers(stored, tmp_path: Path) -> None:
     options, queries, heads = stored
     victim = next(tmp_path.glob("D/d_*"))
     victim.write_bytes(b"no array")
-    with pytest.raises(ValueError, match=f"{victim.name} is no readable numpy array"):
+    with pytest.raises(ValueError, match=f"{victim.name} is no whole numpy array"):
         score_heads(queries, heads, options, Verification(), 2, progress=False)
 
 

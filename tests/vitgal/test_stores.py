@@ -86,7 +86,7 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
     store, path = published(tmp_path), str(tmp_path / "data/d.jpg")
     store.save(path, features("d"))
     (tmp_path / "Descriptions/d.jpg.npy").write_bytes(b"\x93NUMPY cut")
-    with pytest.raises(ValueError, match=r"d.jpg.npy is no readable numpy array.*overwrite=True"):
+    with pytest.raises(ValueError, match=r"d.jpg.npy is no whole numpy array.*overwrite=True"):
         store.load(path)
 
 

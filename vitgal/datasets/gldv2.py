@@ -1,6 +1,6 @@
 """Google Landmarks v2: its split into training and validation, and its images as tensors."""
 
-import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +11,14 @@ import torch
 from torch.utils.data import Dataset
 
 from utils.paths import atomic_path, require_file, require_files
+from utils.text_files import read_csv, read_text
 from vitgal.datasets.transforms import Augmentation, normalise, resize
 from vitgal.datasets.two_views import ViewAugmentation
 
 SPLIT_HINT = "write it with python -m vitgal.create_train_split with data_path={}"
+LIST_HINT = "data/README.md says where the lists of Google Landmarks v2 come from"
+WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")  # within 64 bits
+CLASS = re.compile(r"[0-9]{1,9}")
 IMAGE_HINT = "data/README.md says where the images come from; the split files name those needed"
 
 
@@ -40,27 +44,26 @@ def load_landmarks(path: Path) -> Landmarks:
 
     ValueError when the columns are others or a landmark_id is no number.
     """
-    require_file(path, "data/README.md says where the lists of Google Landmarks v2 come from")
+    rows = read_csv(path, LIST_HINT)
     ids, landmark_ids = [], []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        header = [name.strip() for name in next(rows, [])]
-        column = "id" if "id" in header else "images"
-        if column not in header or "landmark_id" not in header:
-            raise ValueError(
-                f"{path} has the columns {header}, expected id and landmark_id (an image a line) "
-                "or landmark_id and images (a landmark a line); give another file as csv_name="
-            )
-        image_at, label_at = header.index(column), header.index("landmark_id")
-        for number, row in enumerate(rows, start=2):
-            if not row:
-                continue
-            try:
-                names, label = row[image_at].split(), int(row[label_at])
-            except (IndexError, ValueError) as error:
-                raise ValueError(f"{path}, line {number}: {row} is no image ({error})") from error
-            ids += names
-            landmark_ids += [label] * len(names)
+    header = [name.strip() for name in next(rows, (1, []))[1]]
+    column = "id" if "id" in header else "images"
+    if column not in header or "landmark_id" not in header:
+        raise ValueError(
+            f"{path} has the columns {header}, expected id and landmark_id (an image a line) "
+            "or landmark_id and images (a landmark a line); give another file as csv_name="
+        )
+    image_at, label_at = header.index(column), header.index("landmark_id")
+    for number, row in rows:
+        if not row:
+            continue
+        cells = dict(enumerate(row))
+        names, label = cells.get(image_at, "").split(), cells.get(label_at, "")
+        if not names or not WHOLE_NUMBER.fullmatch(label):
+            raise ValueError(f"{path}, line {number}: {','.join(row)[:200]!r} is no image of a "
+                             f"landmark; {LIST_HINT}")  # fmt: skip
+        ids += names
+        landmark_ids += [int(label)] * len(names)
     if not ids:
         raise ValueError(f"{path} lists no image; fetch it again")
     return Landmarks(np.array(ids), np.array(landmark_ids, dtype=np.int64))
@@ -150,16 +153,15 @@ def load_split(data_path: Path, train_split: str, val_split: str) -> SplitList:
 def _load_lines(data_path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     path = require_file(data_path / name, SPLIT_HINT.format(data_path))
     paths, labels = [], []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            image, _, label = line.strip().rpartition(" ")
-            if not image or not label.isdecimal():
-                raise ValueError(
-                    f"{path}, line {number}: {line.strip()!r} is not of the form 'path label'; "
-                    + SPLIT_HINT.format(data_path)
-                )
-            paths.append(image.encode())
-            labels.append(int(label))
+    for number, line in enumerate(read_text(path, SPLIT_HINT.format(data_path)).splitlines(), 1):
+        image, _, label = line.strip().rpartition(" ")
+        if not image or "\0" in image or not CLASS.fullmatch(label):
+            raise ValueError(
+                f"{path}, line {number}: {line.strip()[:200]!r} is not of the form 'path label'; "
+                + SPLIT_HINT.format(data_path)
+            )
+        paths.append(image.encode())
+        labels.append(int(label))
     return np.array(paths, dtype=np.bytes_), np.array(labels, dtype=np.int64)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from utils.paths import require_file, require_files
 from utils.revisited import GroundTruth, load_ground_truth
+from utils.text_files import read_text
 
 HINT = "data/README.md says where images and ground truth come from"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -89,7 +90,9 @@ def list_distractors(folder: Path) -> list[str]:
         )
     for record in (folder / DISTRACTOR_LIST, folder.parent / DISTRACTOR_LIST):
         if record.is_file():
-            lines = [line.strip() for line in record.read_text().splitlines() if line.strip()]
+            lines = [line.strip() for line in read_text(record, HINT).splitlines() if line.strip()]
+            if any("\0" in line for line in lines):
+                raise ValueError(f"{record} is no list of images (it holds a zero byte); {HINT}")
             return [line.removeprefix("./").removeprefix(f"{folder.name}/") for line in lines]
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     names = sorted(path.relative_to(folder).as_posix() for path in found)

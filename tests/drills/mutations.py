@@ -1,0 +1,86 @@
+"""Damaged files of every format, in processes of their own, and a table of what came of them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.paths import REPO_ROOT
+from utils.results import align
+
+MODULES = (
+    *("tests.drills.formats_utils", "tests.drills.formats_lists", "tests.drills.formats_stores"),
+    "tests.drills.formats_runs",
+)
+TENSORFLOW = "tests.drills.formats_tensorflow"  # in a process without torch
+SINGLE = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    **dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"),
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TQDM_DISABLE": "1",
+}
+HEADER = ("format", "damaged", "refused", "same", "other", "defects")
+Report = Mapping[str, Any]  # of tests.drills.reading.Report
+
+
+def start(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m module arguments` with one thread, its output kept."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=REPO_ROOT, env={**os.environ, **SINGLE}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def run_mutations(count: int, names: Iterable[str], seed: int = 0) -> list[Report]:
+    """Damage each format `count` times; `names`: MODULE or MODULE:FORMAT, all in one process.
+
+    A process that does not survive a file is a defect of the format that it was reading.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "reports.json"
+        done = start("tests.drills.reading", str(count), str(seed), str(out), *names)
+        reports: list[Report] = json.loads(out.read_text()) if out.is_file() else []
+        if done.returncode == 0:
+            return reports
+        trace = out.with_suffix(".trace")
+        what = trace.read_text() if trace.is_file() else "before the first damaged file"
+        end = f"exit code {done.returncode} at {what}\n{done.stderr[-2000:]}"
+        broken = dict.fromkeys(HEADER[1:], 0) | {"name": what.split(":")[0], "defects": [end]}
+        return [*reports, {**broken, "mutations": 0, "kinds": {end[:100]: 1}}]
+
+
+def list_formats(modules: Iterable[str]) -> list[str]:
+    """MODULE:FORMAT of every format, asked in a process of its own."""
+    code = (
+        "import importlib, sys\n"
+        "for m in sys.argv[1:]:\n"
+        "    print(*(f'{m}:{f}' for f in importlib.import_module(m).FORMATS), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *modules],
+        cwd=REPO_ROOT, env={**os.environ, **SINGLE}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [line for line in done.stdout.split() if ":" in line]
+
+
+def format_reports(reports: Iterable[Report]) -> str:
+    """A line per format and their sum."""
+    cells = [
+        [report["name"], *(int(report[key]) for key in ("mutations", "refused", "same", "other")),
+         sum(report["kinds"].values())]
+        for report in reports
+    ]  # fmt: skip
+    total = [
+        "all formats",
+        *(sum(column) for column in zip(*(row[1:] for row in cells), strict=True)),
+    ]
+    return align(HEADER, [[str(cell) for cell in row] for row in (*cells, total)], range(1, 6))
+
+
+def all_defects(reports: Iterable[Report]) -> list[str]:
+    """Every kept defect, with its format."""
+    return [f"{report['name']}: {text}" for report in reports for text in report["defects"]]
