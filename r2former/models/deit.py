@@ -47,7 +47,7 @@ class DeiT(VisionTransformerDistilled):
 
         `hypercolumn`: 100 * s + e takes the outputs of blocks s..e-1, concatenated, in place of the
         last block's input. `stem`: patch is published; conv makes the patches by `ConvStem` and
-        begins with larger weights, for training from random ones.
+        begins with the weights of `start_large`, for training from random ones.
         """
         if stem not in STEMS:
             raise ValueError(f"stem is {stem!r}, expected one of {STEMS}")
@@ -130,10 +130,7 @@ class DeiT(VisionTransformerDistilled):
 
 
 def start_large(net: nn.Module) -> None:
-    """Xavier's weights for every linear layer, as in the reranker, in place of N(0, 0.02).
-
-    With these a narrow network passes hardly anything of the patches on to CLS and DIST.
-    """
+    """Xavier's weights for every linear layer, as in the reranker, in place of N(0, 0.02)."""
     for module in net.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
