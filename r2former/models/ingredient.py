@@ -58,7 +58,7 @@ def config():
     num_non_local = 1  # so many of them
     channel_bottleneck = 128  # channels inside one
     trunc_te = None  # vit, cct384: only so many first blocks; None: all
-    freeze_te = None  # vit, cct384: blocks up to this index stay as they are; -1: all train; None
+    freeze_te = None  # vit, cct384: blocks up to this index, and all outside blocks, do not train
 
 
 model_ingredient.add_named_config("deit", {"backbone": "deit"})

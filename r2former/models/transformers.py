@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from r2former.models.cct import DEPTH, SOURCE, CompactTransformer, start_cct
-from r2former.models.weights import read_pretrained
+from r2former.models.weights import WEIGHTS_HINT, read_pretrained
+from utils.paths import require_file
 
 VIT, CCT = "vit", "cct384"
 DEPTHS = {VIT: 12, CCT: DEPTH}
@@ -19,14 +20,21 @@ class ViT(nn.Module):
 
     prefix = 1
 
-    def __init__(self, pretrained: bool, depth: int | None = None) -> None:
-        """`depth`: only the first blocks, before the last norm; None: all twelve."""
+    def __init__(
+        self, pretrained: bool, depth: int | None = None, weights: str | None = None
+    ) -> None:
+        """`depth`: only the first blocks, before the last norm; None: all twelve.
+
+        `weights`: file of the pretrained ones; None: timm's cache, or its download.
+        """
         super().__init__()
         import timm
 
+        given = {} if weights is None else {"file": str(require_file(weights, WEIGHTS_HINT))}
         self.vit: Any = timm.create_model(
-            VIT_MODEL, pretrained=pretrained, num_classes=0, dynamic_img_size=True
-        )
+            VIT_MODEL, pretrained=pretrained, num_classes=0, dynamic_img_size=True,
+            pretrained_cfg_overlay=given,
+        )  # fmt: skip
         blocks: Any = self.vit.blocks
         self.vit.blocks = blocks[:depth]
 
@@ -53,14 +61,14 @@ def make_transformer(
 ) -> tuple[Transformer, dict[str, Tensor]]:
     """`vit` or `cct384` with its first `trunc_te` blocks (None: all), and its attention pooling.
 
-    `weights`: file of the pretrained compact transformer; timm has that of ViT. Only the former
-    brings a pooling. `with_class`: the compact transformer gets a class token.
+    `weights`: file of the pretrained ones; timm fetches those of ViT without one. Only the compact
+    transformer brings a pooling. `with_class`: it gets a class token.
     """
     depth = DEPTHS[name]
     if trunc_te is not None and not 1 <= trunc_te <= depth:
         raise ValueError(f"trunc_te is {trunc_te}, expected None or 1 to {depth}, blocks of {name}")
     if name == VIT:
-        return ViT(pretrained, trunc_te), {}
+        return ViT(pretrained, trunc_te, weights if pretrained else None), {}
     net = CompactTransformer(with_class, trunc_te or depth)
     return net, start_cct(net, read_cct(weights), str(weights)) if pretrained else {}
 

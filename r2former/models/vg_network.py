@@ -17,6 +17,8 @@ from r2former.models.transformers import (
     make_transformer,
     tokens_to_map,
 )
+from r2former.models.weights import read_pretrained
+from utils.checkpoints import load_exactly
 
 MINI = "resnetMini"
 RESNETS = ("resnet18", "resnet50", "resnet101")
@@ -39,7 +41,7 @@ class Extras:
     channel_bottleneck: int = 128  # channels inside such a block
     trunc_te: int | None = None  # only the first blocks of a transformer
     freeze_te: int | None = None  # the last block that stays as it is, with all outside blocks
-    backbone_weights: str | None = None  # file of the pretrained compact transformer
+    backbone_weights: str | None = None  # file of the pretrained backbone; None: its library's
 
     def check(self, backbone: str, aggregation: str) -> None:
         """ValueError for options of another kind of network."""
@@ -146,7 +148,7 @@ class Source(NamedTuple):
 def make_source(backbone: str, aggregation: str, pretrained: bool, extras: Extras) -> Source:
     """A CNN, or a transformer with its first blocks."""
     if backbone not in TRANSFORMERS:
-        return Source(*make_backbone(backbone, pretrained))
+        return Source(*make_backbone(backbone, pretrained, extras.backbone_weights))
     net, pool = make_transformer(
         backbone, aggregation == "cls", pretrained, extras.trunc_te, extras.backbone_weights
     )
@@ -154,10 +156,11 @@ def make_source(backbone: str, aggregation: str, pretrained: bool, extras: Extra
     return Source(net, net.width, None if aggregation in TOKEN_POOLINGS else net.prefix, pool)
 
 
-def make_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
+def make_backbone(name: str, pretrained: bool, path: str | None = None) -> tuple[nn.Module, int]:
     """The CNN of that name and its number of channels.
 
-    As in the benchmark, layers below conv4 (ResNet) or conv5 (VGG-16) are frozen.
+    `path`: file of the pretrained weights; None: those of torchvision. As in the benchmark, layers
+    below conv4 (ResNet) or conv5 (VGG-16) are frozen.
     """
     if name == MINI:
         if pretrained:
@@ -168,9 +171,11 @@ def make_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
             f"backbone is {name!r}, expected deit, deitBase, resnet50 (with reranking) or one of "
             f"{BACKBONES}"
         )
-    weights = "IMAGENET1K_V1" if pretrained else None
+    weights = "IMAGENET1K_V1" if pretrained and path is None else None
     family = name[:-5] if name.startswith("resnet") else name
     model = torchvision.models.get_model(family, weights=weights)
+    if pretrained and path is not None:
+        load_exactly(model, read_pretrained(family, path), path)
     if family in ("vgg16", "alexnet"):
         layers = list(model.features.children())[:-2]  # without the last ReLU and pooling
         freeze(layers[:-5] if family == "vgg16" else [])

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
 from torch.nn import functional
 
 from r2former.models import transformers
@@ -150,6 +152,24 @@ def test_first_blocks_of_a_transformer_are_those_of_the_whole(tiny_vit):
         whole(x)
         wanted = functional.normalize(whole.backbone.vit.norm(seen[0])[:, 0])
         torch.testing.assert_close(part(x), wanted, rtol=0, atol=1e-6)
+
+
+def test_backbones_start_from_the_file_that_is_given(tiny_vit, tmp_path):
+    torch.manual_seed(1)
+    vit = timm.create_model(transformers.VIT_MODEL, num_classes=5)
+    resnet = torchvision.models.resnet18(weights=None)
+    for name, net in (("vit", vit), ("resnet18conv4", resnet)):
+        torch.save(net.state_dict(), tmp_path / "start.pth")
+        config = {"backbone": name, "backbone_weights": str(tmp_path / "start.pth")}
+        made = model("make_global_model", **config, fc_output_dim=8).backbone
+        if name == "vit":
+            torch.testing.assert_close(made.vit.blocks[3].state_dict(), vit.blocks[3].state_dict())
+        else:
+            torch.testing.assert_close(made[6].state_dict(), resnet.layer3.state_dict())
+        with pytest.raises(FileNotFoundError, match="give the path of the ImageNet weights"):
+            model("make_global_model", backbone=name, backbone_weights="gone.pth")
+    with pytest.raises(ValueError, match="does not fit"):
+        model("make_global_model", backbone="alexnet", backbone_weights=config["backbone_weights"])
 
 
 @pytest.mark.parametrize("freeze_te, trained", [(None, {0, 1, 2, None}), (-1, {0, 1, 2}), (1, {2})])
