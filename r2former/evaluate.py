@@ -15,17 +15,19 @@ from typing import Any
 import torch
 from sacred import Experiment
 
-from r2former.datasets.ingredient import dataset_ingredient, load_test_set
+from r2former.datasets.ingredient import dataset_ingredient, list_pca_images, load_test_set
 from r2former.datasets.place_set import PlaceSet
+from r2former.embedding import Reading
 from r2former.evaluation import Evaluation, Settings, evaluate
 from r2former.features import Loading
 from r2former.models.ingredient import load_global_model, load_model, model_ingredient
 from r2former.models.network import R2Former
 from r2former.place_page import draw_matches, make_lists, write_place_page
 from r2former.ranked_lists import write_ranked_lists
+from r2former.reduction import reduce_by_pca
 from r2former.result_record import make_record
 from r2former.rows import load_row, make_recall_rows, query_values
-from utils.distributed import observe_first_rank_only, start_ranks, stop_ranks
+from utils.distributed import Ranks, observe_first_rank_only, start_ranks, stop_ranks
 from utils.paths import REPO_ROOT
 from utils.result_files import describe_checkpoint, finish
 
@@ -46,6 +48,8 @@ def config():
     rerank = True  # False: global descriptors only (msls_v2_deits.pth, CNNs, crop methods)
     top_k = 100  # candidates that are reranked; published: 100
     precision = "float32"  # of pair scores: float32 or bf16 (faster, not for the table)
+    pca_dim = None  # rerank=False: descriptors reduced to so many principal components; None: not
+    pca_dataset_folder = None  # images for that, below dataset.datasets_folder; None: train split
     local_dtype = "float32"  # of stored local features: float32 or float16 (half the disk)
     temp_dir = "logs/r2former_evaluate"  # features until the run is over; lists and page
     save_lists = False  # write global.csv and rerank.csv also where recall is measured
@@ -69,7 +73,26 @@ def load_net(resume: str | None, untrained: bool, rerank: bool, seed: int) -> to
 
 
 @ex.capture
-def make_settings(rerank: bool, top_k: int, precision: str, local_dtype: str, dataset: dict):
+def reduce(
+    net: torch.nn.Module,
+    ranks: Ranks,
+    pca_dim: int | None,
+    pca_dataset_folder: str | None,
+    seed: int,
+    dataset: dict,
+) -> torch.nn.Module:
+    """The network, its descriptors reduced on request."""
+    if pca_dim is None:
+        return net
+    reading = Reading(dataset["infer_batch_size"], dataset["num_workers"], ranks)
+    paths = list_pca_images(pca_dataset_folder)
+    return reduce_by_pca(net, paths, pca_dim, dataset["resize"], reading, seed)
+
+
+@ex.capture
+def make_settings(
+    rerank: bool, top_k: int, precision: str, local_dtype: str, pca_dim: int | None, dataset: dict
+) -> Settings:
     """How the set is measured."""
     return Settings(
         resize=tuple(dataset["resize"]),
@@ -81,6 +104,7 @@ def make_settings(rerank: bool, top_k: int, precision: str, local_dtype: str, da
         top_k=top_k,
         precision=precision,
         local_dtype=local_dtype,
+        pca_dim=pca_dim,
     )
 
 
@@ -133,7 +157,7 @@ def main(cpu, temp_dir, row, dataset):
     places = load_test_set()
     net = load_net()
     ranks = start_ranks(cpu)
-    net = net.to(ranks.device)
+    net = reduce(net.to(ranks.device), ranks)
     loading = Loading(dataset["infer_batch_size"], dataset["num_workers"])
     found = evaluate(net, places, settings, loading, ranks, temp_dir)
     stop_ranks()

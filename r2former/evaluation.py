@@ -17,6 +17,7 @@ from r2former.datasets.transforms import CROP_METHODS, make_database_transform, 
 from r2former.features import Extraction, Features, Loading
 from r2former.models.network import R2Former
 from r2former.models.pair_scoring import PairScorer
+from r2former.reduction import ReducedDescriptors
 from r2former.reranking import PUBLISHED_DEPTH, score_table
 from r2former.retrieval import (
     compute_maps,
@@ -44,12 +45,15 @@ class Settings:
     top_k: int = PUBLISHED_DEPTH  # candidates that are reranked
     precision: str = "float32"  # of pair scores; bf16 is faster and not for the tables
     local_dtype: str = "float32"  # of stored local features; float16 halves the disk
+    pca_dim: int | None = None  # numbers that descriptors were reduced to, by `reduction`
 
     def __post_init__(self) -> None:
         if not self.recall_values or min(self.recall_values) < 1:
             raise ValueError(f"recall_values is {self.recall_values}, expected numbers >= 1")
         if self.rerank and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}, expected at least 1")
+        if self.rerank and self.pca_dim is not None:
+            raise ValueError("pca_dim reduces global descriptors only: set rerank=False")
         if self.rerank and self.test_method in CROP_METHODS:
             raise ValueError(
                 f"test_method {self.test_method} has no reranking: use hard_resize, central_crop "
@@ -128,6 +132,8 @@ def evaluate(
     loading = loading or Loading()
     if settings.rerank and not isinstance(net, R2Former):
         raise ValueError(f"{type(net).__name__} has no reranker; measure it with rerank=False")
+    if (settings.pca_dim is not None) != isinstance(net, ReducedDescriptors):
+        raise ValueError("pca_dim goes with descriptors of reduction.reduce_by_pca, nothing else")
     if settings.rerank and ranks.world > 1 and folder is None:
         raise ValueError("several processes need a folder for local features")
     with TemporaryDirectory() as spare, evaluation_mode(net):
@@ -250,6 +256,8 @@ def describe(places: PlaceSet, settings: Settings, before: Ranking) -> str:
         parts.append(f"radius {settings.radius:g} m")
         parts += [f"{lonely} queries without a positive"] if lonely else []
     parts.append(f"{settings.resize[0]} x {settings.resize[1]}, {settings.test_method}")
+    if settings.pca_dim is not None:
+        parts.append(f"PCA to {settings.pca_dim} numbers")
     if settings.rerank:
         depth = min(settings.top_k, before.nn_inds.shape[1])
         parts.append(f"first {depth} reranked, {settings.precision}")

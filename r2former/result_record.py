@@ -45,6 +45,7 @@ def make_record(
         "top_k": settings.top_k if settings.rerank else None,
         "precision": settings.precision,
         "local_dtype": settings.local_dtype,
+        "pca_dim": settings.pca_dim,
         "seconds": dict(found.seconds),
     }
     start = len(places.root) + 1 if places.root else 0

@@ -235,8 +235,8 @@ def check_batch_norms(net: nn.Module, stage: Stage) -> None:
     shared = stage.ranks.world > 1 or stage.passes.groups_per_pass is not None
     if batchwise and shared and not stage.fix:
         raise ValueError(
-            "the batch normalisation of a CNN needs the whole batch in one pass of one process; "
-            "use one process without groups_per_pass, or a DeiT"
+            "batch normalisation (of a CNN, or of model.stem=conv) needs the whole batch in one "
+            "pass of one process; use one process without groups_per_pass, or a DeiT without it"
         )
 
 

@@ -26,8 +26,9 @@ from r2former.frozen import (
     start_local_head,
 )
 from r2former.hard_lists import load_list
-from r2former.mining import LISTED, Draws, Embed, Miner, MiningOptions
+from r2former.mining import LISTED, Draws, Miner, MiningOptions
 from r2former.models.network import R2Former
+from r2former.nearest import Embed
 from r2former.optimisation import (
     Schedule,
     make_groups,

@@ -24,6 +24,7 @@ from vitgal.models.xcit import XCiTSizes
 MATCHER_HEADS = {(6, 1024): 4, (2, 256): 2}  # (layers, hidden width): published, mini
 RESNET50_STEM, PUBLISHED_SIZE = (64, 3, 7, 7), (480, 640)
 MINI_SIZE = (96, 128)  # of the images of generated streets
+STEM_KERNEL = (3, 3)  # of the convolutions of a DeiT's stem
 DEIT_HEADS = {384: 6, 768: 12, 128: 4}  # width of tokens: DeiT-S, DeiT-B, mini
 
 
@@ -123,7 +124,10 @@ def _make_resnet(
 
 def _make_deit(state: Mapping[str, Tensor], path: Path) -> tuple[DeiT, tuple[int, int]]:
     start = "" if "cls_token" in state else "backbone."
-    names = [f"{start}{name}" for name in ("pos_embed", "patch_embed.proj.weight", "head.weight")]
+    # a projection of patches, or the convolutions in its place
+    stem = "conv" if f"{start}patch_embed.proj.0.weight" in state else "patch"
+    first = "patch_embed.proj.0.weight" if stem == "conv" else "patch_embed.proj.weight"
+    names = [f"{start}{name}" for name in ("pos_embed", first, "head.weight")]
     require_entries(state, names, path, "DeiT of r2former")
     positions, patches, head = (state[name] for name in names)
     width, count = positions.shape[2], positions.shape[1] - 2
@@ -134,9 +138,12 @@ def _make_deit(state: Mapping[str, Tensor], path: Path) -> tuple[DeiT, tuple[int
             f"{list(DEIT_HEADS)} and a grid of aspect 3:4 (12, 48, ..., 1200 positions)"
         )
     pixels = patches.shape[-1]
+    if stem == "conv":
+        shapes = [v.shape for k, v in state.items() if k.startswith(f"{start}patch_embed.proj.")]
+        pixels = 2 ** sum(shape[2:] == STEM_KERNEL for shape in shapes)  # each halves the side
     size = (3 * side * pixels, 4 * side * pixels)
     depth = count_blocks(state, f"{start}blocks.")
-    return DeiT(size, len(head), width, depth, DEIT_HEADS[width], pixels), size
+    return DeiT(size, len(head), width, depth, DEIT_HEADS[width], pixels, stem=stem), size
 
 
 def _read_reranking(state: Mapping[str, Tensor]) -> dict[str, Any]:

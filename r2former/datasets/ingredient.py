@@ -4,6 +4,8 @@ Options have the names of the published flags; a named config holds what one pub
 passes.
 """
 
+from pathlib import Path
+
 from sacred import Ingredient
 
 from r2former.datasets.msls import CITIES, load_msls_test_set, load_msls_train_set
@@ -13,7 +15,7 @@ from r2former.datasets.transforms import (
     Transform,
     make_train_transform,
 )
-from r2former.datasets.vg_folder import load_folders, load_vg_set
+from r2former.datasets.vg_folder import list_images, load_folders, load_vg_set
 
 dataset_ingredient = Ingredient("dataset", save_git_info=False)
 
@@ -170,6 +172,20 @@ def load_split(
 def load_test_set(split: str) -> PlaceSet:
     """The split of the option `split`."""
     return load_split(split)
+
+
+@dataset_ingredient.capture
+def list_pca_images(folder: str | None, datasets_folder: str, layout: str) -> list[str]:
+    """Images for pca_dim: those below <datasets_folder>/<folder>; None: of the training split."""
+    if folder is not None:
+        return list_images(Path(datasets_folder) / folder)
+    if layout == "own":
+        raise ValueError(
+            "dataset.layout=own has no training split for pca_dim: give pca_dataset_folder=DIR, a "
+            "folder of images below dataset.datasets_folder"
+        )
+    train = load_split("train")
+    return [*train.database_paths, *train.query_paths]
 
 
 def load_val_set() -> PlaceSet:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from r2former.models.blocks import run_first_tokens
 from r2former.models.position_grid import fit_grid
+from r2former.models.stem import ConvStem
 
 PREFIX = 2  # tokens before the patches: CLS and DIST
+STEMS = ("patch", "conv")
 
 
 class Attended(NamedTuple):
@@ -39,12 +41,16 @@ class DeiT(VisionTransformerDistilled):
         num_heads: int = 6,
         patch_size: int = 16,
         hypercolumn: int = 0,
+        stem: str = "patch",
     ) -> None:
         """`img_size`: height, width that the position embedding is built for.
 
         `hypercolumn`: 100 * s + e takes the outputs of blocks s..e-1, concatenated, in place of the
-        last block's input.
+        last block's input. `stem`: patch is published; conv makes the patches by `ConvStem` and
+        begins with the weights of `start_large`, for training from random ones.
         """
+        if stem not in STEMS:
+            raise ValueError(f"stem is {stem!r}, expected one of {STEMS}")
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}")
         if min(img_size) < patch_size:
@@ -59,6 +65,10 @@ class DeiT(VisionTransformerDistilled):
         self.columns = read_hypercolumn(hypercolumn, depth)
         self.local_width = embed_dim * max(1, len(self.columns))
         self.out_dim = out_dim
+        if stem == "conv":
+            self.patch_embed.proj = ConvStem(patch_size, embed_dim)
+            start_large(self)
+            self.to(memory_format=torch.channels_last)  # on CPUs faster
 
     def embed_patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 2 + T, D) tokens with their positions; T = (H // 16) * (W // 16).
@@ -119,8 +129,17 @@ class DeiT(VisionTransformerDistilled):
         return -(-width // self.patch)
 
 
+def start_large(net: nn.Module) -> None:
+    """Xavier's weights for every linear layer, as in the reranker, in place of N(0, 0.02)."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 def read_hypercolumn(value: int, depth: int) -> range:
-    """100 * s + e -> the blocks s..e-1; 0: none."""
+    """100 * s + e -> the blocks (or stages of a CNN) s..e-1, never the last one; 0: none."""
     start, stop = divmod(value, 100)
     if value and not 0 <= start < stop < depth:
         raise ValueError(

@@ -8,8 +8,8 @@ from torch import nn
 
 from r2former.models.deit import DeiT
 from r2former.models.network import DeiTR2Former, R2Former, ResNetR2Former
-from r2former.models.resnet import MiniResNetFeatures
-from r2former.models.vg_network import MINI, VGNetwork
+from r2former.models.resnet import MiniResNetFeatures, ResNetFeatures
+from r2former.models.vg_network import MINI, Extras, VGNetwork
 from r2former.models.weights import (
     load_global,
     load_network,
@@ -32,16 +32,17 @@ PRETRAINED = {
 
 @model_ingredient.config
 def config():
-    backbone = "deit"  # deit, deitBase, resnet50; global stage also resnet18conv4, vgg16, vit, ...
+    backbone = "deit"  # deit, deitBase, resnet50; global stage also vgg16, vit, cct384, ...
     img_size = [480, 640]  # height width that the position embedding is built for
     fc_output_dim = 256  # width of the global descriptor
     local_dim = 128  # width of local features, without X, Y, A
     num_local = 500  # local features per image, by attention
-    hypercolumn = 0  # 100 * s + e: local features from the outputs of blocks s..e-1; 0: published
+    hypercolumn = 0  # 100 * s + e: local features from blocks (or stages) s..e-1; 0: published
     embed_dim = 768 if backbone == "deitBase" else 384  # width of DeiT's tokens
     depth = 12  # blocks of DeiT
     num_heads = 12 if backbone == "deitBase" else 6  # attention heads of DeiT
     patch_size = 16  # pixels
+    stem = "patch"  # of DeiT: patch (published), or conv (ours): convolutions, random weights
     rerank_model = "r2former"  # the only one
     rerank_dim = 32  # width of the reranker
     rerank_depth = 6  # layers over all tokens
@@ -50,9 +51,14 @@ def config():
     num_corr = 5  # partners of a local feature
     pretrained = True  # start training from ImageNet weights; evaluation needs none
     backbone_weights = None  # their file; None: the cache of timm or torchvision, which download
-    aggregation = "gem"  # CNN: netvlad, gem, spoc, mac, rmac, crn, rrm; vit: cls, seqpool; not DeiT
+    aggregation = "gem"  # netvlad, gem, spoc, mac, rmac, crn, rrm; vit, cct384: cls, seqpool
     l2 = "before_pool"  # CNN of the global stage: before_pool, after_pool, none
     netvlad_clusters = 64  # of netvlad and crn
+    non_local = False  # global stage, not DeiT: non-local blocks before the pooling
+    num_non_local = 1  # so many of them
+    channel_bottleneck = 128  # channels inside one
+    trunc_te = None  # vit, cct384: only so many first blocks; None: all
+    freeze_te = None  # vit, cct384: blocks up to this index, and all outside blocks, do not train
 
 
 model_ingredient.add_named_config("deit", {"backbone": "deit"})
@@ -79,9 +85,10 @@ model_ingredient.add_named_config(
         "pretrained": False,
         "img_size": [96, 128],
         "embed_dim": 128,
-        "depth": 6,
+        "depth": 3,
         "num_heads": 4,
         "patch_size": 8,
+        "stem": "conv",
         "fc_output_dim": 128,
         "local_dim": 64,
         "num_local": 96,
@@ -99,13 +106,14 @@ def make_deit(
     num_heads: int,
     patch_size: int,
     hypercolumn: int,
+    stem: str,
     aggregation: str,
 ) -> DeiT:
     """The configured DeiT with random weights: the bare global model."""
     if aggregation != "gem":
         logger.warning("model.aggregation=%s is ignored: a DeiT has none", aggregation)
     size = (int(img_size[0]), int(img_size[1]))
-    return DeiT(size, fc_output_dim, embed_dim, depth, num_heads, patch_size, hypercolumn)
+    return DeiT(size, fc_output_dim, embed_dim, depth, num_heads, patch_size, hypercolumn, stem)
 
 
 @model_ingredient.capture
@@ -130,6 +138,7 @@ def make_model(
     `for_checkpoint`: its weights come from a checkpoint; those of ImageNet are not fetched.
     """
     check_reranking(backbone, rerank_model)
+    check_extras(backbone)
     sizes = {
         "dim": rerank_dim,
         "depth": rerank_depth,
@@ -139,11 +148,10 @@ def make_model(
     }
     start = pretrained and not for_checkpoint
     if backbone.startswith("resnet"):
-        if hypercolumn:
-            raise ValueError(f"hypercolumn goes with a DeiT only; leave it at 0 for {backbone}")
         if start and backbone == MINI:
             raise ValueError(f"{MINI} has no ImageNet weights: set model.pretrained=False")
-        features = MiniResNetFeatures() if backbone == MINI else None
+        make_features = MiniResNetFeatures if backbone == MINI else ResNetFeatures
+        features = make_features(hypercolumn)
         cnn = ResNetR2Former(fc_output_dim, local_dim, num_local, features, **sizes)
         return start_resnet(cnn, read_pretrained("resnet50", backbone_weights)) if start else cnn
     net = DeiTR2Former(make_deit(), local_dim, num_local, **sizes)
@@ -164,8 +172,22 @@ def check_reranking(backbone: str, rerank_model: str) -> None:
 
 
 @model_ingredient.capture
-def read_deit(backbone: str, backbone_weights: str | None) -> dict[str, torch.Tensor]:
+def check_extras(backbone: str, non_local: bool, trunc_te: int | None, freeze_te: int | None):
+    """ValueError for options of the VG benchmark's networks where there is R2Former's."""
+    asked = {"non_local": non_local or None, "trunc_te": trunc_te, "freeze_te": freeze_te}
+    found = [name for name, value in asked.items() if value is not None]
+    if backbone in RERANKING_BACKBONES and found:
+        raise ValueError(
+            f"{', '.join(found)} belong to the networks of the VG benchmark in the global stage, "
+            f"not to {backbone}; leave them at their defaults"
+        )
+
+
+@model_ingredient.capture
+def read_deit(backbone: str, stem: str, backbone_weights: str | None) -> dict[str, torch.Tensor]:
     """ImageNet's weights for the configured DeiT."""
+    if stem == "conv":
+        raise ValueError("stem=conv has no ImageNet weights: set model.pretrained=False")
     return read_pretrained(PRETRAINED[backbone], backbone_weights)
 
 
@@ -177,6 +199,12 @@ def make_global_model(
     netvlad_clusters: int,
     fc_output_dim: int | None,
     pretrained: bool,
+    non_local: bool,
+    num_non_local: int,
+    channel_bottleneck: int,
+    trunc_te: int | None,
+    freeze_te: int | None,
+    backbone_weights: str | None,
     for_checkpoint: bool = False,
 ) -> nn.Module:
     """The global model alone, `net(images) -> (B, D)` unit rows: a bare DeiT, or CNN with pooling.
@@ -184,6 +212,10 @@ def make_global_model(
     Its state dict has the names of `msls_v2_deits.pth`. `resnet50` means resnet50conv5.
     """
     start = pretrained and not for_checkpoint
+    extras = Extras(
+        non_local, num_non_local, channel_bottleneck, trunc_te, freeze_te, backbone_weights
+    )
+    check_extras(backbone)
     if backbone.startswith("deit"):
         if backbone not in PRETRAINED:
             raise ValueError(f"backbone is {backbone!r}; DeiTs are deit and deitBase")
@@ -191,7 +223,7 @@ def make_global_model(
         return start_deit(net, read_deit(), PRETRAINED[backbone]) if start else net
     own = backbone in RERANKING_BACKBONES  # of R2Former: all layers are trained
     name = "resnet50conv5" if backbone == "resnet50" else backbone
-    return VGNetwork(name, aggregation, l2, netvlad_clusters, fc_output_dim, start, not own)
+    return VGNetwork(name, aggregation, l2, netvlad_clusters, fc_output_dim, start, not own, extras)
 
 
 def load_model(resume: str | None, allow_global: bool = False) -> R2Former:

@@ -11,10 +11,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from r2former.models.deit import Attended
+from r2former.models.deit import Attended, read_hypercolumn
 from r2former.models.pooling import GeM, L2Norm
 
 STRIDE = 16  # pixels per column of layer3
+POOLED, LAYER3 = 3, 3  # index of the stem's pooling; stages from there to layer3
 CLAMP = 1e-6
 MINI_WIDTHS = (32, 32, 64, 128, 192)  # channels of the stem and of layer1 to layer4
 MINI_STRIDES = (1, 2, 1, 2)  # of layer1 to layer4
@@ -28,21 +29,48 @@ def ceil_div(value: int, by: int) -> int:
 class ResNetFeatures(nn.Sequential):
     """torchvision's resnet50 without its last two children, numbered as in the released names."""
 
-    local_width, width = 1024, 2048  # channels of layer3 and of layer4
+    widths = (64, 256, 512, 1024, 2048)  # channels of the stem and of layer1 to layer4
     stride = STRIDE
 
-    def __init__(self, children: Iterable[nn.Module] | None = None) -> None:
-        """`children`: eight others: conv1, bn1, relu, maxpool, layer1 .. layer4."""
+    def __init__(self, hypercolumn: int = 0, children: Iterable[nn.Module] | None = None) -> None:
+        """`hypercolumn`: 100 * s + e takes stages s..e-1, concatenated, in place of layer3: 0 is
+        the stem after its pooling, 1 to 3 are layer1 to layer3; 4 takes all (1856 channels).
+
+        `children`: eight others: conv1, bn1, relu, maxpool, layer1 .. layer4.
+        """
         if children is None:
             children = list(torchvision.models.resnet50(weights=None).children())[:-2]
         super().__init__(*children)
+        self.columns = read_hypercolumn(hypercolumn, len(self.widths))
+
+    @property
+    def local_width(self) -> int:
+        """Channels of the local map."""
+        return sum(self.widths[stage] for stage in self.columns or (LAYER3,))
+
+    @property
+    def width(self) -> int:
+        """Channels of layer4."""
+        return self.widths[-1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> layer3 (B, 1024, ceil(H/16), ceil(W/16)), layer4 (B, 2048, ...)."""
-        x = images
-        for index in range(7):
+        """(B, 3, H, W) -> local map (B, 1024, ceil(H/16), ceil(W/16)), layer4 (B, 2048, ...).
+
+        The maps of a hypercolumn are brought to the size of layer3 as the attention is: bicubic,
+        without antialias (the paper does not say how).
+        """
+        x, kept = images, []
+        for index in range(POOLED + LAYER3 + 1):
             x = self[index](x)
-        return x, self[7](x)
+            if index - POOLED in self.columns:
+                kept.append(x)
+        size = x.shape[-2:]
+        resized = [
+            part if part is x else
+            nn.functional.interpolate(part, size=size, mode="bicubic", align_corners=False)
+            for part in kept
+        ]  # fmt: skip
+        return torch.cat(resized, dim=1) if kept else x, self[POOLED + LAYER3 + 1](x)
 
 
 class MiniResNetFeatures(ResNetFeatures):
@@ -51,11 +79,11 @@ class MiniResNetFeatures(ResNetFeatures):
     Children are numbered as those of resnet50, so that everything else is common.
     """
 
-    local_width, width = MINI_WIDTHS[3:]
+    widths = MINI_WIDTHS
     stride = 8
 
-    def __init__(self) -> None:
-        super().__init__(make_mini_layers())
+    def __init__(self, hypercolumn: int = 0) -> None:
+        super().__init__(hypercolumn, make_mini_layers())
         self.to(memory_format=torch.channels_last)  # on CPUs faster
 
     def as_sequence(self) -> nn.Sequential:

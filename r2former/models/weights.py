@@ -26,6 +26,7 @@ WRAPPER = "module."
 UNUSED = ("Reranker.decoder_pos_embed", "Reranker.ratio")  # never influence the ranking
 RERANKING = ("local_head.", "Reranker.")
 HINT = "download it (r2former/README.md says from where) or give the path of a checkpoint"
+WEIGHTS_HINT = "give the path of the ImageNet weights"
 # what released files hold beside tensors: numpy's arrays and numbers of recalls
 _core = getattr(np, "_core", None) or np.core
 NUMPY = cast(
@@ -112,7 +113,7 @@ def load_global(net: nn.Module, path: str | Path) -> nn.Module:
 def read_pretrained(name: str, path: str | None) -> dict[str, Tensor]:
     """ImageNet weights from a file, else from the cache of timm or torchvision (downloads)."""
     if path is not None:
-        content = load_state(require_file(path, "give the path of the ImageNet weights"))
+        content = load_state(require_file(path, WEIGHTS_HINT))
         found = content.get("model", content)
         return dict(found)
     if name.startswith("resnet"):

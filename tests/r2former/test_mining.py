@@ -9,13 +9,15 @@ import pytest
 
 from r2former.datasets.place_set import PlaceSet, Positives
 from r2former.hard_lists import compute_hard_final, compute_hard_init, load_list, save_list
-from r2former.mining import (
-    Draws,
+from r2former.mining import Draws, Miner, MiningOptions
+from r2former.nearest import (
     Features,
-    Miner,
-    MiningOptions,
+    find_smallest,
+    look_at_sample,
     nearest_negatives,
     nearest_of_own,
+    nearest_positive,
+    rounding_error,
     settle,
 )
 from tests.golden_recipe import array, load_manifest, load_outputs
@@ -120,10 +122,55 @@ def test_near_ties_are_decided_exactly():
     sample = generator.permutation(40)
     distance = ((database.astype(np.float64) - query) ** 2).sum(axis=1)
     expected = [d for d in np.argsort(distance, kind="stable").tolist() if d not in (3, 7)][:5]
-    rough = (database**2).sum(axis=1)[sample] - 2 * query @ database[sample].T
-    assert not settle(query, database[sample], rough, 5)[1].any()
+    vectors, none = database[sample], np.empty(0, int)
+    values, near = look_at_sample(query, vectors, none, none, 7)
+    assert not settle(query, vectors, values, near, rounding_error(query, vectors), 5)[1].any()
     made = nearest_negatives(features, np.array([0]), sample, soft, 5)
     assert made[0].tolist() == expected
+
+
+def test_near_ties_of_positives_are_decided_exactly(monkeypatch):
+    """Equal ones by lower index, nearly equal ones in float64, in many pieces as in one."""
+    generator = np.random.default_rng(1)
+    queries = generator.standard_normal((5, 64)).astype(np.float32)
+    base = np.repeat(queries, 6, axis=0)
+    database = base + np.float32(0.5) + np.float32(1e-7) * generator.standard_normal(base.shape)
+    database = database.astype(np.float32)
+    database[8] = database[7]  # of query 1
+    features = Features(np.arange(30), np.arange(5), lambda d, q: (database[d], queries[q]))
+    hard = Positives(np.arange(0, 31, 6), np.arange(30))
+    distance = ((database.astype(np.float64) - base) ** 2).sum(axis=1).reshape(5, 6)
+    expected = np.argmin(distance, axis=1) + np.arange(0, 30, 6)
+    assert nearest_positive(features, np.arange(5), hard).tolist() == expected.tolist()
+    monkeypatch.setattr("r2former.nearest.PAIRS_AT_ONCE", 4)
+    assert nearest_positive(features, np.arange(5), hard).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("keep", [3, 20])
+def test_smallest_numbers_by_passes_and_by_selection(keep):
+    table = np.random.default_rng(keep).standard_normal((9, 40)).astype(np.float32)
+    table[2, 2:] = np.inf  # two numbers only
+    whole = table.copy()
+    values, index = find_smallest(table, keep)
+    np.testing.assert_array_equal(values, np.sort(whole, axis=1)[:, :keep])
+    found = np.take_along_axis(whole, index, axis=1)
+    np.testing.assert_array_equal(found[np.isfinite(values)], values[np.isfinite(values)])
+
+
+def test_rows_of_a_sample_are_looked_at_in_pieces(monkeypatch):
+    _, queries, database = inputs()
+    places, row = np.array([3, 0, 7]), np.array([1, 8, 8])
+    whole = look_at_sample(queries[:9], database[:50], places, row, 6)
+    monkeypatch.setattr("r2former.nearest.QUERIES_AT_ONCE", 4)
+    for one, other in zip(
+        whole, look_at_sample(queries[:9], database[:50], places, row, 6), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    banned = [3 in whole[1][1], 0 in whole[1][8], 7 in whole[1][8]]
+    assert not any(banned)
+    rough = (database[:50] ** 2).sum(axis=1) - 2 * queries[:9] @ database[:50].T
+    rough[row, places] = np.inf
+    np.testing.assert_allclose(whole[0], np.sort(rough, axis=1)[:, :6], rtol=0, atol=1e-6)
 
 
 def test_weighted_mining_draws_heavy_queries_more_often():
@@ -138,7 +185,7 @@ def test_weighted_mining_draws_heavy_queries_more_often():
 def test_full_mining_keeps_an_exact_order_in_many_pieces(monkeypatch):
     _, queries, database = inputs()
     whole = make_miner("full").mine(Draws.seeded(1)).triplets
-    monkeypatch.setattr("r2former.mining.PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr("r2former.nearest.PAIRS_AT_ONCE", 100)
     assert make_miner("full").mine(Draws.seeded(1)).triplets.tolist() == whole.tolist()
     features = Features(np.arange(300), np.arange(9), lambda d, q: (database[d], queries[q]))
     own = np.tile(np.arange(300), (9, 1))

@@ -17,6 +17,7 @@ from r2former.datasets.transforms import Augmentation, make_train_transform
 from r2former.datasets.triplets import GroupOptions, Groups, count_batches, make_batches
 from r2former.embedding import MiningEmbedder, Reading, embed_images
 from r2former.mining import Draws
+from r2former.models.deit import DeiT
 from r2former.models.vg_network import VGNetwork
 from r2former.training import (
     GlobalStage,
@@ -202,11 +203,12 @@ def test_the_guard_stops_at_a_fall_from_55_to_8():
 
 
 def test_batch_normalisation_needs_the_whole_batch():
-    net = VGNetwork("resnet18conv4", "gem")
-    for stage in (GlobalStage(passes=Passes(2)), GlobalStage(ranks=Ranks(0, 2))):
-        with pytest.raises(ValueError, match="needs the whole batch in one pass"):
-            check_batch_norms(net, stage)
-    check_batch_norms(net, GlobalStage())
+    stem = DeiT((32, 48), 16, 32, 2, 2, 8, stem="conv")
+    for net in (VGNetwork("resnet18conv4", "gem"), stem):
+        for stage in (GlobalStage(passes=Passes(2)), GlobalStage(ranks=Ranks(0, 2))):
+            with pytest.raises(ValueError, match="needs the whole batch in one pass"):
+                check_batch_norms(net, stage)
+        check_batch_norms(net, GlobalStage())
     check_batch_norms(small_network(), GlobalStage(passes=Passes(2)))
 
 

@@ -147,9 +147,7 @@ def test_configured_networks_are_the_published_ones():
     assert (base.embed_dim, len(base.blocks), base.blocks[0].attn.num_heads) == (768, 12, 12)
     with pytest.raises(ValueError, match="reranking goes with"):
         model("make_model", pretrained=False, backbone="vgg16")
-    with pytest.raises(ValueError, match="hypercolumn goes with a DeiT only"):
-        model("make_model", pretrained=False, backbone="resnet50", hypercolumn=306)
-    with pytest.raises(ValueError, match="leave it at 0 for resnetMini"):
+    with pytest.raises(ValueError, match="hypercolumn is 306, expected 100"):
         model("make_model", pretrained=False, backbone="resnetMini", hypercolumn=306)
     with pytest.raises(ValueError, match="the only one is 'r2former'"):
         model("make_model", pretrained=False, rerank_model="rrt")
@@ -223,10 +221,10 @@ def test_without_aggregation_the_whole_map_is_the_descriptor():
 
 
 def test_vg_options_are_checked():
-    with pytest.raises(ValueError, match="does not go with vit"):
-        VGNetwork("vit", "gem")
-    with pytest.raises(ValueError, match="cct384 has no well-kept library"):
-        VGNetwork("cct384", "gem")
+    with pytest.raises(ValueError, match="'cls' does not go with vgg16"):
+        VGNetwork("vgg16", "cls")
+    with pytest.raises(ValueError, match="'resnet20', expected deit"):
+        VGNetwork("resnet20", "gem")
     with pytest.raises(ValueError, match="l2 is 'both'"):
         VGNetwork(l2="both")
 

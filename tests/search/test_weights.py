@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import hubconf
+from r2former.models.deit import DeiT
 from r2former.models.network import ResNetR2Former
 from r2former.models.resnet import MiniResNetFeatures
 from rrt_gld.models.ingredient import RRT_MINI_SIZES
@@ -47,6 +48,14 @@ def test_r2former_is_rebuilt(place_weights):
     loaded = load_r2former(place_weights)
     require_equal(loaded.net, make_place_network())
     assert (loaded.size, loaded.has_reranking, loaded.net.num_local) == ((96, 128), True, 40)
+
+
+def test_a_deit_with_a_stem_of_convolutions_is_rebuilt(tmp_path):
+    saved = DeiT((96, 128), 16, 128, depth=2, num_heads=4, patch_size=8, stem="conv").eval()
+    path = save_checkpoint(tmp_path / "stem.pth", model_state_dict=state_of(saved))
+    loaded = load_r2former(path)
+    assert (loaded.size, loaded.has_reranking) == ((96, 128), False)
+    require_equal(loaded.net.backbone, saved)
 
 
 @pytest.mark.parametrize("backbone", ["deit", "resnet50"])
