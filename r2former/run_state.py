@@ -93,16 +93,6 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     """
     saved = read_checkpoint(path)
     require_same_run(path, saved, NEEDED, setup, "save_dir")
-    differing = [
-        f"{key}: {saved['setup'].get(key)!r} then, {setup.get(key)!r} now"
-        for key in sorted({*saved["setup"], *setup})
-        if saved["setup"].get(key) != setup.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} was made with other options ({'; '.join(differing)}); give the same ones, or "
-            "start anew in another save_dir (from its weights: resume=)"
-        )
     load_exactly(parts.net, plain_names(saved[ENTRY]), path)
     parts.optimizer.load_state_dict(saved["optimizer_state_dict"])
     parts.miner.memory[:] = saved["memory"].numpy()

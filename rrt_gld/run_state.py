@@ -71,16 +71,6 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     """
     saved = load_state(path)
     require_same_run(path, saved, NEEDED, setup, "temp_dir")
-    differing = [
-        f"{key}: {saved['setup'].get(key)!r} then, {setup.get(key)!r} now"
-        for key in sorted({*saved["setup"], *setup})
-        if saved["setup"].get(key) != setup.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} was made with other options ({'; '.join(differing)}); give the same ones, or "
-            "start anew in another temp_dir (from its weights: resume=)"
-        )
     parts.model.load_state_dict(saved["state"])
     parts.optimizer.load_state_dict(saved["optim"])
     parts.scheduler.load_state_dict({**parts.scheduler.state_dict(), **saved["scheduler"]})

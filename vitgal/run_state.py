@@ -87,17 +87,6 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
     """
     saved = load_state(path, ALLOWED)
     require_same_run(path, saved, NEEDED, setup, "output_dir", entry="args", from_weights=False)
-    before = saved["args"]
-    differing = [
-        f"{key}: {before.get(key)!r} then, {setup.get(key)!r} now"
-        for key in sorted({*before, *setup})
-        if before.get(key) != setup.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} was made with other options ({'; '.join(differing)}); give the same ones, or "
-            "start anew in another output_dir"
-        )
     parts.model.load_state_dict(saved[ENTRY])
     parts.optimizer.load_state_dict(saved["optimizer"])
     parts.scaler.load_state_dict(saved["scaler"])
