@@ -14,7 +14,7 @@ from sacred import Experiment
 
 from delg_training.geometric_verification import Verification
 from delg_training.pair_scoring import start_tracker_early
-from delg_training.result_record import make_lists, make_record
+from delg_training.result_record import make_lists, make_record, read_origin
 from delg_training.retrieval import (
     AFTER_GV,
     VERIFIED_PROTOCOLS,
@@ -82,7 +82,7 @@ def verify_heads(similarities, gnd, folders, output_dir, num_to_rerank, num_proc
 
 @ex.capture
 def save_results(
-    results, heads, ranks, gnd, folders, expected,
+    results, heads, ranks, gnd, folders, origins, expected,
     dataset_file_path, num_to_rerank, row, strict, _run,
 ):  # fmt: skip
     """Rows and record; returns the metrics. `heads`: what `verify_heads` gives, or empty."""
@@ -94,7 +94,7 @@ def save_results(
         aps = results["medium"]["ap"], results[f"medium{AFTER_GV}"]["ap"]
         lists = make_lists(path, gnd, (ranks, heads["medium"]), aps)
         script = row if is_tabled(settings, num_to_rerank) else None
-    record = make_record(path, gnd, folders, results, KS, lists, described)
+    record = make_record(path, gnd, folders, origins, results, KS, lists, described)
     metrics = to_metrics(results, KS)
     finish(_run, metrics, record, expected, protocols, script, strict)
     return metrics
@@ -108,6 +108,7 @@ def main(
     expected = choose_expected(row, make_verification(), num_to_rerank)
     gnd = load_ground_truth(dataset_file_path)
     folders = FeatureFolders(Path(query_features_dir), Path(index_features_dir))
+    origins = [read_origin(folder) for folder in folders]
     similarities = compute_similarities(folders, gnd)
     ranks = rank(similarities)
     results = measure(dict.fromkeys(VERIFIED_PROTOCOLS, ranks), gnd, KS)
@@ -117,4 +118,4 @@ def main(
     write_metrics(path, results, KS)
     _log.info("%s written", path)
     _run.add_artifact(str(path))
-    return save_results(results, heads, ranks, gnd, folders, expected)
+    return save_results(results, heads, ranks, gnd, folders, origins, expected)

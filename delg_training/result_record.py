@@ -1,7 +1,7 @@
 """What a row of the table leaves behind: protocol, method, values and ranked lists by query."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,16 @@ JUNK = "M: junk, H: junk and easy left out of the metric, and of the head that i
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
-    """What the features of a folder were made from; empty for released ones without a record."""
+    """What the features of a folder were made from, as their extraction recorded it; empty without.
+
+    Features of another kind (SIFT, say) have a record of another form.
+    """
     path = folder / RECORD
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {"model": content["model"], "config": dict(content["config"])}
-    except (ValueError, KeyError, TypeError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); extract the features again with overwrite=True, or "
             "delete it if they are known to be whole"
@@ -37,7 +39,7 @@ def read_origin(folder: Path) -> dict[str, Any]:
 
 def describe_scales(origin: Mapping[str, Any]) -> str:
     """Sizes at which pictures were read, as factors."""
-    if not origin:
+    if "image_scales" not in origin.get("config", {}):
         return "those of the descriptors"
     config = origin["config"]
     scales = config["image_scales"]
@@ -51,37 +53,44 @@ def describe_scales(origin: Mapping[str, Any]) -> str:
 
 
 def describe_features(
-    folders: FeatureFolders, gnd: GroundTruth, with_locals: bool
+    folders: FeatureFolders, gnd: GroundTruth, origins: Sequence[Mapping[str, Any]], local: bool
 ) -> dict[str, Any]:
     """Folders of the features, digest of the files, hash of the model that made them."""
-    kinds = (".delg_global", *((".delg_local",) if with_locals else ()))
+    kinds = (".delg_global", *((".delg_local",) if local else ()))
     sides = [side for kind in kinds for side in folders.files(gnd, kind)]
     # images outside every head need no local features
     files = [path for side in sides for path in side if path.is_file()]
-    models = dict.fromkeys(read_origin(folder).get("model", "not recorded") for folder in folders)
     return {
-        "descriptors": " / ".join(dict.fromkeys(map(str, folders))),
+        "descriptors": _each(folders),
         "descriptor_files": hash_files(files),
-        "checkpoint_sha256": " / ".join(map(str, models)),
+        "checkpoint_sha256": _each(origin.get("model", "not recorded") for origin in origins),
     }
+
+
+def _each(values: Iterable[Any]) -> str:
+    """Those of queries and index images; once where they are the same."""
+    return " / ".join(dict.fromkeys(map(str, values)))
 
 
 def make_record(
     dataset_file: Path,
     gnd: GroundTruth,
     folders: FeatureFolders,
+    origins: Sequence[Mapping[str, Any]],
     results: Results,
     ks: Sequence[int],
     lists: Sequence[RankedList],
     verification: Mapping[str, Any],
 ) -> Record:
-    """Of a retrieval. `verification`: its settings; empty: the global ranking alone."""
-    scales = dict.fromkeys(describe_scales(read_origin(folder)) for folder in folders)
+    """Of a retrieval. `origins`: what `read_origin` gives of each folder.
+
+    `verification`: its settings; empty: the global ranking alone.
+    """
     protocol = make_protocol(
-        dataset_file.parent.name, gnd.qimlist, gnd.imlist, crop=CROP, scales=" / ".join(scales),
-        k=ks, junk=JUNK,
+        dataset_file.parent.name, gnd.qimlist, gnd.imlist, crop=CROP,
+        scales=_each(map(describe_scales, origins)), k=ks, junk=JUNK,
     )  # fmt: skip
-    method = describe_features(folders, gnd, with_locals=bool(verification)) | dict(verification)
+    method = describe_features(folders, gnd, origins, bool(verification)) | dict(verification)
     values = map_values(results)
     before = {f"{key}{BEFORE}": values[key.removesuffix(GV)] for key in values if key.endswith(GV)}
     return Record(protocol, method, gnd.qimlist, values | before, lists, ap_name="AP (Medium)")

@@ -5,7 +5,6 @@ global descriptors; for Medium and Hard separately the first images of the ranki
 protocol's junk, are verified, and all images are sorted by (inliers, similarity).
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from delg_training.geometric_verification import Verification
 from delg_training.pair_scoring import LocalFiles, count_all
 from utils.descriptors import read_global
 from utils.nn_tables import hash_names
-from utils.paths import require_files
+from utils.paths import hash_files, require_files
 from utils.revisited import PROTOCOLS, GroundTruth, evaluate_ranks
 
 logger = logging.getLogger(__name__)
@@ -114,14 +113,19 @@ def rerank(similarities: np.ndarray, pairs: np.ndarray, inliers: np.ndarray) -> 
 
 
 def describe_origin(
-    folders: FeatureFolders, gnd: GroundTruth, similarities: np.ndarray, settings: Verification
+    folders: FeatureFolders, gnd: GroundTruth, settings: Verification
 ) -> dict[str, str]:
-    """What a table of inliers records of its making."""
-    digest = hashlib.sha256(np.ascontiguousarray(similarities).tobytes()).hexdigest()
+    """What a table of inliers records of its making.
+
+    Global descriptors stand for the extraction. Their similarities would not do: the last bit of a
+    product depends on the number of threads.
+    """
     return {
         "queries": f"{folders.query}, names {hash_names(list(gnd.qimlist))[:16]}",
         "index": f"{folders.gallery}, names {hash_names(list(gnd.imlist))[:16]}",
-        "global similarities": digest[:16],
+        "global descriptors": hash_files(
+            [path for side in folders.files(gnd, ".delg_global") for path in side]
+        ),
         "verification": str(settings),
     }
 
@@ -145,7 +149,7 @@ def rank_after_verification(
     before = rank(similarities)
     heads = {key: choose_heads(before, gnd, key, num_to_rerank) for key in VERIFIED_PROTOCOLS}
     pairs = np.unique(np.concatenate(list(heads.values())), axis=0)
-    origin = describe_origin(folders, gnd, similarities, settings)
+    origin = describe_origin(folders, gnd, settings)
     files = folders.files(gnd, ".delg_local")
     inliers = count_all(pairs, files, settings, table, origin, num_processes, progress)
     keys = pairs @ np.array([similarities.shape[1], 1])

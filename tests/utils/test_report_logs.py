@@ -12,7 +12,7 @@ from tests.utils.test_report import Page, make_list
 from tests.utils.test_result_files import QUERIES, protocol, record, run_experiment
 from utils import report
 from utils.report_curves import chart, number, reduce_curve, sparkline
-from utils.report_logs import make_report
+from utils.report_logs import look_closely, make_report
 from utils.report_parts import MatchPicture
 from utils.report_runs import Curve, System, choose_run, find_runs, find_systems, other_options
 from utils.results import Expected, Row
@@ -134,6 +134,18 @@ def test_rows_of_two_protocols_are_said_to_be_of_two(logs: Path, systems: list[S
     (pair,) = tables["Runs on the same queries"].cells
     assert pair[:4] == ["eval_x", "eval_y", "M_map", "+0.00"]
     assert pair[-1] == "DIFFER: junk"
+
+
+def test_a_run_with_rows_before_and_after_verification_is_looked_at_after_it(
+    tmp_path: Path,
+) -> None:
+    before, after = np.array([10.0, 40.0, np.nan]), np.array([30.0, 30.0, np.nan])
+    values = {"M_map": before, "M_map_gv": after, "M_map_gv_global": before}
+    made = replace(record(), values=values)
+    run_experiment(tmp_path / "eval_x", [Row("M_map", 25.0), Row("M_map_gv", 30.0)], made)
+    part = look_closely(find_runs([tmp_path])[0], tmp_path / "report.html", 2)
+    assert part is not None
+    assert (part.metric, sorted(change for _, change in part.changes)) == ("M_map_gv", [-10, 20])
 
 
 def test_page_and_markdown_hold_everything(logs: Path, monkeypatch, systems: list[System]) -> None:
