@@ -1,7 +1,5 @@
 """PairScorer: the plain module's logits, whatever the pair is scored with."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ import torch
 from rrt_gld.models import packed_encoder, scoring
 from rrt_gld.models.matcher import Matcher
 from rrt_gld.models.scoring import PairScorer, split_by_tokens
-from utils.torch_threads import map_in_threads
 
 SMALL = {"d_global": 24, "d_model": 32, "nhead": 4, "num_encoder_layers": 3, "dim_feedforward": 64}
 LENGTHS = (40, 7, 1, 0)  # local features of four images
@@ -200,30 +197,6 @@ def test_wrong_descriptor_width_is_refused():
 def test_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="bf16"):
         PairScorer(make_matcher(), precision="float16")
-
-
-def test_threads_are_confined_and_the_setting_comes_back():
-    before = torch.get_num_threads()
-    inside = map_in_threads(lambda _: torch.get_num_threads(), range(5), 2)
-    assert inside == [1] * 5
-    assert torch.get_num_threads() == before
-    # a thread started afterwards begins with the old setting too
-    with scoring.ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == before
-
-
-def test_an_error_of_one_pair_ends_the_others():
-    calls = []
-
-    def fail_at_first(item):
-        calls.append(item)
-        if item == 0:
-            raise RuntimeError("damaged pair")
-        time.sleep(0.01)
-
-    with pytest.raises(RuntimeError, match="damaged pair"):
-        map_in_threads(fail_at_first, range(1000), 2)
-    assert len(calls) < 1000
 
 
 def test_batches_keep_to_the_token_budget():

@@ -9,7 +9,6 @@ from rrt_sop.models.matcher import Matcher
 from rrt_sop.models.scoring import PairScorer
 from tests.golden_recipe import cases_of_kind, load_manifest, load_outputs
 from tests.rrt_sop.golden_models import MATCHER, SYSTEM, golden_maps, golden_matcher
-from utils.torch_threads import map_in_threads
 
 CASES = cases_of_kind(SYSTEM, MATCHER)
 MANIFEST = load_manifest(SYSTEM)["cases"]
@@ -165,9 +164,3 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="threads is 0"):
         PairScorer(sharp_matcher(), threads=0)
     assert scorer.score_pairs(queries, gallery, np.empty((0, 2))).shape == (0,)
-
-
-def test_threads_keep_order_and_setting():
-    before = torch.get_num_threads()
-    assert map_in_threads(lambda x: x * x, range(20), 2) == [x * x for x in range(20)]
-    assert torch.get_num_threads() == before
