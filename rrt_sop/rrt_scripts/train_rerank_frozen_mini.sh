@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "${PYTHON:-python}" -m rrt_sop.experiment_rerank -F logs/train_rerank_frozen_mini/all_products \
     with dataset.mini_rerank dataset.random_negatives=1.0 dataset.num_workers=1 model.resnet10_mini \
     model.freeze_backbone=True cached_views=6 \
-    lr=1e-3 weight_decay=0.01 max_norm=1.0 epochs=4 steps_per_epoch=2000 \
+    lr=1e-3 weight_decay=0.01 max_norm=1.0 epochs=6 steps_per_epoch=2000 \
     cache_nn_inds=rrt_sop/rrt_sop_caches/mini_nn_inds_test.pkl \
     resume=logs/train_global_mini/resnet10_mini_global.pt \
     temp_dir=logs/train_rerank_frozen_mini/all_products "$@"
