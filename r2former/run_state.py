@@ -121,6 +121,8 @@ def load_run(path: Path, parts: RunParts, setup: dict[str, Any]) -> None:
         parts.draws.set_state(saved["draws"])
         triplets = saved["triplets"].numpy()
         if triplets.ndim != 2 or triplets.dtype != np.int64:
-            raise ValueError(f"triplets are {triplets.dtype} {triplets.shape}, expected int64 (q, n)")
+            raise ValueError(
+                f"triplets are {triplets.dtype} {triplets.shape}, expected int64 (q, n)"
+            )
         restore_progress(parts.progress, {**saved["progress"], "triplets": triplets})
         set_random_states(saved["random"])

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from utils.array_files import create_map, map_array
 from utils.distributed import Ranks
+from utils.locks import Lock
 from utils.paths import atomic_write
 from utils.text_files import read_json_object
 
@@ -59,11 +60,13 @@ class Store:
             return
         self.mark = path.with_suffix(".json")
         self.record = json.loads(json.dumps({"origin": origin, "shape": list(shape)}))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = Lock(path)  # another process that fills the file is waited for
         found = self._read_mark()
         if found is not None:
             self.array = map_array(path, "delete it", writable=True)
             self.done = found
+            if found == shape[0]:
+                self.lock.release()
             logger.info("%s: %d of %d rows are there, going on", path, found, shape[0])
         else:
             self.mark.unlink(missing_ok=True)
@@ -92,12 +95,15 @@ class Store:
             self.array.flush()
             text = json.dumps({**self.record, "done": done}, indent=2)
             atomic_write(self.mark, text.encode())
+            if done == len(self.array):
+                self.lock.release()
 
     def remove(self) -> None:
         """Delete the file and its mark."""
         if self.path is not None:
             self.mark.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
+            self.lock.release()
 
 
 def fingerprint_of(array: np.ndarray) -> str:

@@ -14,6 +14,7 @@ from urllib.error import HTTPError, URLError
 
 from tqdm import tqdm
 
+from utils.locks import Lock
 from utils.paths import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,12 @@ def download(address: str, path: Path, other_means: str = "put it there") -> Pat
     if path.is_file():
         logger.info("%s is there already", path)
         return path
+    with Lock(path):  # another process that fetches it is waited for
+        return path if path.is_file() else _fetch(address, path, other_means)
+
+
+def _fetch(address: str, path: Path, other_means: str) -> Path:
     part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _opened(address, part.stat().st_size if part.is_file() else 0) as (answer, start):
             length = answer.headers.get("Content-Length")
