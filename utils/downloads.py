@@ -1,5 +1,6 @@
 """Fetching files and unpacking tar archives, both safe to interrupt and to start again."""
 
+import errno
 import gzip
 import hashlib
 import logging
@@ -19,6 +20,7 @@ from utils.paths import atomic_path
 
 logger = logging.getLogger(__name__)
 
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 GZIP = b"\x1f\x8b"  # first bytes of such a file
 CHUNK = 1 << 20  # bytes read at a time
 TIMEOUT = 60  # seconds without an answer
@@ -51,6 +53,12 @@ def _fetch(address: str, path: Path, other_means: str) -> Path:
     except (OSError, URLError) as error:
         if isinstance(error, HTTPError) and error.code == RANGE_OVER:
             total = part.stat().st_size  # nothing is left to fetch
+        elif isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise OSError(
+                error.errno,
+                f"{part} cannot be written: {error.strerror}; free space there and run the command "
+                "again, which goes on with it",
+            ) from error
         else:
             raise OSError(
                 f"{address} could not be fetched ({error}); run the command again to go on, or "

@@ -14,9 +14,9 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from utils.array_files import load_array
+from utils.array_files import load_array, save_array
 from utils.locks import Lock
-from utils.paths import atomic_path, atomic_write, require_file
+from utils.paths import atomic_write, require_file
 from utils.text_files import read_text
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,7 @@ class PublishedStore:
             (self.descriptions, features.descriptors.astype(np.float32, copy=False)),
             (self.locations, features.locations.astype(np.int64, copy=False)),
         ):
-            with atomic_path(folder / name) as temporary:
-                np.save(temporary, part, allow_pickle=False)
+            save_array(folder / name, part)
 
 
 def _load_array(path: Path) -> np.ndarray:

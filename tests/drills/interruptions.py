@@ -254,8 +254,8 @@ class Drill:
         return self.compare()
 
     def leftovers(self) -> list[str]:
-        """Temporary files."""
-        return [path.name for path in self.out.rglob("*") if ".part" in path.name]
+        """Temporary files of `atomic_path`."""
+        return [path.name for path in self.out.rglob(".*.part*")]
 
 
 def numbers(rng: np.random.Generator, highest: int, count: int) -> list[int]:
@@ -327,7 +327,7 @@ def meet(drill: Drill, rounds: int, rng: np.random.Generator) -> Report:
         logs = [drill.folder / f"log{i}" for i in range(2)]
         for log in logs:
             log.unlink(missing_ok=True)
-        processes = [
+        processes = [  # both are started before either is waited for
             fork(lambda: drill.stage.run(drill.inputs, drill.out), jitter(drill.out, int(s)), log)
             for s, log in zip(seeds, logs, strict=True)
         ]
