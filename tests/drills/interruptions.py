@@ -216,7 +216,8 @@ class Drill:
 
         self._empty()
         ended = self.run(lambda: watch_changes(self.out, count))
-        assert not (ended.error or ended.signal), f"{name}: {ended}"
+        if ended.error or ended.signal:
+            raise RuntimeError(f"{name}: {ended}")
         self.expected, self.seconds = self.outcome(), ended.seconds
         assert self.expected, f"{name} leaves nothing"
         sizes = [path.stat().st_size for path in self.out.rglob("*") if path.is_file()]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests.drills.damage_kinds import BY_SUFFIX, damage
-from tests.drills.mutations import (
+from tests.drills.payloads import make_payloads
+from tests.drills.reading import Format, drill, require
+from tests.drills.runs import (
     MODULES,
     TENSORFLOW,
     all_defects,
@@ -16,8 +18,6 @@ from tests.drills.mutations import (
     list_formats,
     run_mutations,
 )
-from tests.drills.payloads import make_payloads
-from tests.drills.reading import Format, drill, require
 
 FEW, ALL = 8, 10_000
 

@@ -1,11 +1,11 @@
-"""Damaged files of every format, in processes of their own, and a table of what came of them."""
+"""The drills in processes of their own, and tables of what came of them."""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +84,29 @@ def format_reports(reports: Iterable[Report]) -> str:
 def all_defects(reports: Iterable[Report]) -> list[str]:
     """Every kept defect, with its format."""
     return [f"{report['name']}: {text}" for report in reports for text in report["defects"]]
+
+
+# ---------------------------------------------------------------------------- interruptions
+
+
+def run_interruptions(rounds: int, drills: Sequence[str], names: Iterable[str]) -> list[Report]:
+    """Cut every stage short in `rounds` ways of each drill; `names`: MODULE or MODULE:STAGE."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "reports.json"
+        module = "tests.drills.interruptions"
+        done = start(module, str(out), str(rounds), "0", ",".join(drills), *names)
+        reports: list[Report] = json.loads(out.read_text()) if out.is_file() else []
+        if done.returncode:
+            end = f"exit code {done.returncode}: {done.stderr[-2000:]}"
+            broken = {"name": "?", "drill": ",".join(drills), "runs": 0, "cut": 0}
+            reports = [*reports, {**broken, "defects": [end]}]
+        return reports
+
+
+def format_interruptions(reports: Iterable[Report]) -> str:
+    """A line per stage and drill."""
+    rows = [
+        [r["name"], r["drill"], str(r["runs"]), str(r["cut"]), str(len(r["defects"]))]
+        for r in reports
+    ]
+    return align(("stage", "drill", "runs", "cut short", "defects"), rows, range(2, 5))
