@@ -45,7 +45,7 @@ def map_array(path: str | Path, remedy: str, writable: bool = False) -> np.ndarr
     return np.lib.format.open_memmap(path, mode="r+" if writable else "r")
 
 
-def create_map(path: str | Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
+def create_map(path: str | Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
     """A new .npy file of zeros, memory-mapped for writing, whose space on the disk is reserved.
 
     Without the reservation a full disk would end the process by a signal at some later write.
@@ -84,7 +84,7 @@ def save_array(path: str | Path, array: np.ndarray) -> None:
     file that is cut off would take the name.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array(_Plain(file), array, allow_pickle=False)  # type: ignore[arg-type]
+        np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
 
 
 def load_arrays(path: str | Path, remedy: str) -> dict[str, np.ndarray]:

@@ -94,10 +94,11 @@ def _extract_rest(
 ) -> None:
     if done == 0:
         note.unlink(missing_ok=True)
-        array = create_map(path, np.float32, shape)
+        array: np.ndarray = create_map(path, np.float32, shape)
     else:
         logger.info("%s holds %d of %d descriptors; going on there", path, done, shape[0])
         array = map_array(path, REMEDY, writable=True)
+    assert isinstance(array, np.memmap)
     for start in range(done, shape[0], shard):
         stop = min(start + shard, shape[0])
         fill(photographs[start:stop], array[start:stop])

@@ -38,8 +38,20 @@ def start(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def run_mutations(count: int, names: Iterable[str], seed: int = 0) -> list[Report]:
     """Damage each format `count` times; `names`: MODULE or MODULE:FORMAT, all in one process.
 
-    A process that does not survive a file is a defect of the format that it was reading.
+    A process that does not survive a file is a defect of the format that it was reading; what is
+    named behind that one is read by another process.
     """
+    names, reports = list(names), []
+    while names:
+        found = _run_process(count, names, seed)
+        reports += found
+        read = {report["name"] for report in found}
+        rest = [name for name in names if ":" in name and name.partition(":")[2] not in read]
+        names = rest if len(rest) < len(names) else []
+    return reports
+
+
+def _run_process(count: int, names: Sequence[str], seed: int) -> list[Report]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "reports.json"
         done = start("tests.drills.reading", str(count), str(seed), str(out), *names)
@@ -47,7 +59,7 @@ def run_mutations(count: int, names: Iterable[str], seed: int = 0) -> list[Repor
         if done.returncode == 0:
             return reports
         trace = out.with_suffix(".trace")
-        what = trace.read_text() if trace.is_file() else "before the first damaged file"
+        what = trace.read_text() if trace.is_file() else f"{names[0].partition(':')[2]}: start"
         end = f"exit code {done.returncode} at {what}\n{done.stderr[-2000:]}"
         broken = dict.fromkeys(HEADER[1:], 0) | {"name": what.split(":")[0], "defects": [end]}
         return [*reports, {**broken, "mutations": 0, "kinds": {end[:100]: 1}}]

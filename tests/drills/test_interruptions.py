@@ -8,17 +8,16 @@ from tests.drills.interruptions import Stage, run_stages
 from tests.drills.runs import run_interruptions
 
 STAGES, TRAINING = "tests.drills.stages", "tests.drills.stages_training"
-QUICK = ("knn_cache", "rrt_sop_features", "vitgal_global", "vitgal_compact_int8", "search_index",
-         "vitgal_published", "download")  # fmt: skip
+QUICK = ("knn_cache", "rrt_sop_features", "vitgal_compact_int8", "vitgal_published", "search_index")
 ALL = ("kill", "disk", "pair")
 
 
 def test_stages_that_are_cut_short_go_on_to_the_same_bytes() -> None:
     """Few ways to be cut for each kind of writer; the marker slow has all stages and trainings."""
-    reports = run_interruptions(2, ALL, [f"{STAGES}:{name}" for name in QUICK])
+    reports = run_interruptions(1, ALL, [f"{STAGES}:{name}" for name in QUICK])
     assert [(r["name"], r["drill"], r["defects"]) for r in reports if r["defects"]] == []
     assert len(reports) == len(QUICK) * len(ALL)
-    assert sum(r["cut"] for r in reports) > 40
+    assert sum(r["cut"] for r in reports) > 15
 
 
 @pytest.mark.slow
