@@ -116,3 +116,13 @@ def test_fingerprints_tell_weights_and_tables_apart():
     second.load_state_dict(first.state_dict())
     assert fingerprint(first) == fingerprint(second)
     assert fingerprint_of(np.arange(3)) != fingerprint_of(np.arange(1, 4))
+
+
+@pytest.mark.parametrize("done", [-1, 11, 2.0, "4", None, True])
+def test_mark_that_cannot_be_begins_anew(tmp_path, done):
+    path, origin = tmp_path / "features.npy", {"weights": "a"}
+    Store((10, 2), path, origin).save_mark(4)
+    mark = path.with_suffix(".json")
+    assert Store((10, 2), path, origin).done == 4
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "done": done}))
+    assert Store((10, 2), path, origin).done == 0
