@@ -123,7 +123,7 @@ def r2former(checkpoint: str | Path | None = None, backbone: str = "deit", **opt
     from r2former.models.network import DeiTR2Former, ResNetR2Former
     from r2former.models.weights import load_network
 
-    sizes = {"deit": {}, "deitBase": {"embed_dim": 768, "num_heads": 12}}
+    sizes: dict[str, dict[str, Any]] = {"deit": {}, "deitBase": {"embed_dim": 768, "num_heads": 12}}
     if backbone == "resnet50":
         model: Any = ResNetR2Former(**options)
     elif backbone in sizes:

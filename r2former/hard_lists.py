@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from r2former.datasets.place_set import PlaceSet, Positives
-from utils.array_files import load_array
+from utils.array_files import load_array, save_array
 from utils.knn import search
-from utils.paths import atomic_path, atomic_write
+from utils.paths import atomic_write
 from utils.text_files import read_json_object
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ def save_list(path: str | Path, rows: np.ndarray, origin: dict[str, Any]) -> Pat
     """Write `rows` and, beside it as <name>.json, what it was made from."""
     path = Path(path)
     _record(path).unlink(missing_ok=True)  # of an older list: must not vouch for this one
-    with atomic_path(path) as temporary:
-        np.save(temporary, rows)
+    save_array(path, rows)
     atomic_write(_record(path), json.dumps(origin, indent=1).encode())
     return path
 

@@ -141,6 +141,8 @@ def read_levels(folder: Path, mark: Mark) -> dict[str, np.ndarray]:
     if not parts or not mark.widths:
         return {}
     path = folder / LEVELS
+    if not path.is_file():
+        raise ValueError(f"{path} is damaged: it is not there; {REMEDY}")
     arrays = load_arrays(path, REMEDY)
     levels = dict(
         zip(parts, take_arrays(path, arrays, dict.fromkeys(parts, "f 2"), REMEDY), strict=True)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from utils.paths import require_file
+from utils.paths import atomic_path, require_file
 
 SUFFIX = ".npy"  # of the members of an .npz file
 MAX_RATIO = 1100  # deflate does not pack tighter
@@ -45,7 +45,7 @@ def map_array(path: str | Path, remedy: str, writable: bool = False) -> np.ndarr
     return np.lib.format.open_memmap(path, mode="r+" if writable else "r")
 
 
-def create_map(path: str | Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
+def create_map(path: str | Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
     """A new .npy file of zeros, memory-mapped for writing, whose space on the disk is reserved.
 
     Without the reservation a full disk would end the process by a signal at some later write.
@@ -68,6 +68,23 @@ def create_map(path: str | Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np
             "another folder",
         ) from error
     return array
+
+
+class _Plain:
+    """A file of which numpy sees no more than `write`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+
+
+def save_array(path: str | Path, array: np.ndarray) -> None:
+    """Write an .npy file in one step.
+
+    `np.save` hands real files to C code that does not notice when the last bytes find no space: a
+    file that is cut off would take the name.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
 
 
 def load_arrays(path: str | Path, remedy: str) -> dict[str, np.ndarray]:

@@ -184,8 +184,7 @@ def save_checkpoint(path: str | Path, **parts: Any) -> Path:
     if STATE in content:
         content[STATE] = {k.replace("module.", ""): v for k, v in content[STATE].items()}
     with atomic_path(path) as temporary:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
+        _write(content, temporary)
         try:
             torch.load(temporary, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -194,6 +193,17 @@ def save_checkpoint(path: str | Path, **parts: Any) -> Path:
                 "and plain containers only"
             ) from error
     return path
+
+
+def _write(content: Any, path: Path) -> None:
+    """torch.save; a write that fails is an OSError, which torch may hide behind one of its own."""
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def _to_cpu(value: Any) -> Any:
@@ -250,8 +260,8 @@ def convert(source: str | Path, target: str | Path | None = None, overwrite: boo
     content = load_state(path, CONVERTED)
     if not back:
         return to_safetensors(content, goal, path)
-    with atomic_path(goal) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    with atomic_path(goal) as temporary:
+        _write(content, temporary)
     return goal
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from utils.paths import atomic_path, atomic_write, hash_file, require_file
@@ -99,7 +99,8 @@ def to_safetensors(content: Mapping[str, Any], path: Path, source: Path | None =
     taken = _Taken()
     structure = taken.describe(content, "")
     with atomic_path(path) as temporary:
-        save_file(taken.tensors, temporary)
+        # not save_file: it has a temporary file of its own, which a kill would leave
+        temporary.write_bytes(save(taken.tensors))
         digest = hash_file(temporary)
     card = {
         "format": FORMAT,

@@ -1,5 +1,6 @@
 """Fetching files and unpacking tar archives, both safe to interrupt and to start again."""
 
+import errno
 import gzip
 import hashlib
 import logging
@@ -14,10 +15,12 @@ from urllib.error import HTTPError, URLError
 
 from tqdm import tqdm
 
+from utils.locks import Lock
 from utils.paths import atomic_path
 
 logger = logging.getLogger(__name__)
 
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 GZIP = b"\x1f\x8b"  # first bytes of such a file
 CHUNK = 1 << 20  # bytes read at a time
 TIMEOUT = 60  # seconds without an answer
@@ -36,8 +39,12 @@ def download(address: str, path: Path, other_means: str = "put it there") -> Pat
     if path.is_file():
         logger.info("%s is there already", path)
         return path
+    with Lock(path):  # another process that fetches it is waited for
+        return path if path.is_file() else _fetch(address, path, other_means)
+
+
+def _fetch(address: str, path: Path, other_means: str) -> Path:
     part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _opened(address, part.stat().st_size if part.is_file() else 0) as (answer, start):
             length = answer.headers.get("Content-Length")
@@ -46,6 +53,12 @@ def download(address: str, path: Path, other_means: str = "put it there") -> Pat
     except (OSError, URLError) as error:
         if isinstance(error, HTTPError) and error.code == RANGE_OVER:
             total = part.stat().st_size  # nothing is left to fetch
+        elif isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise OSError(
+                error.errno,
+                f"{part} cannot be written: {error.strerror}; free space there and run the command "
+                "again, which goes on with it",
+            ) from error
         else:
             raise OSError(
                 f"{address} could not be fetched ({error}); run the command again to go on, or "

@@ -2,9 +2,13 @@
 
 import hashlib
 import os
+import re
 import secrets
+import shutil
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
@@ -66,12 +70,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The folder is made when it is missing. After an error or an interrupt the temporary file is
     removed and an older file at `path` is still whole. The temporary name keeps the suffix, which
     some writers go by. An OSError of this file or folder (disk full, read-only) is raised again,
-    as the same class, with the path and a remedy.
+    as the same class, with the path and a remedy. What killed processes left in the folder is
+    removed when a process writes there for the first time.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.stem}.{owner}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -80,12 +87,52 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         reason = error.strerror or str(error)
         raise OSError(
             error.errno,
-            f"{path} cannot be written: {reason}; "
+            f"{path} cannot be written: {reason}{_free_space(path.parent)}; "
             "free space there, make the folder writable or choose another output folder",
         ) from error
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+LEFTOVER = re.compile(r"\..+\.(?P<machine>[0-9a-f]{4})-(?P<process>\d+)-[0-9a-f]{8}\.part.*")
+_looked_through: set[Path] = set()  # folders that this process has freed of leftovers
+
+
+@cache
+def _machine() -> str:
+    """Four digits that tell machines apart which share a disk."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of processes of this machine that are no more; once per folder."""
+    folder = folder.resolve()
+    if folder in _looked_through:
+        return
+    _looked_through.add(folder)
+    with os.scandir(folder) as entries:
+        found = [(entry.path, LEFTOVER.fullmatch(entry.name)) for entry in entries]
+    for path, match in found:
+        if match and match["machine"] == _machine() and not _is_alive(int(match["process"])):
+            Path(path).unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        return True
+    return True
+
+
+def _free_space(folder: Path) -> str:
+    try:
+        return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free)"
+    except OSError:
+        return ""
 
 
 def _is_about_another_file(error: OSError, folder: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.array_files import create_map, map_array
+from utils.locks import Lock
 from utils.paths import atomic_write
 from utils.text_files import read_json_object
 
@@ -41,11 +42,13 @@ class Store:
         self.mark = path.with_suffix(".json")
         made_from = {"origin": origin, "shape": list(shape), "dtype": dtype}
         self.record = json.loads(json.dumps(made_from))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = Lock(path)  # another process that fills the file is waited for
         found = self._read_mark()
         if found is not None:
             self.array = map_array(path, "delete it", writable=True)
             self.done = found
+            if found == shape[0]:
+                self.lock.release()
             logger.info("%s: %d of %d rows are there, going on", path, found, shape[0])
         else:
             self.mark.unlink(missing_ok=True)
@@ -74,12 +77,15 @@ class Store:
             self.array.flush()
             text = json.dumps({**self.record, "done": done}, indent=2)
             atomic_write(self.mark, text.encode())
+            if done == len(self.array):
+                self.lock.release()
 
     def remove(self) -> None:
         """Delete the file and its mark."""
         if self.path is not None:
             self.mark.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
+            self.lock.release()
 
 
 class Resumption:

@@ -49,7 +49,8 @@ def read_csv(path: str | Path, remedy: str) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, cells
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{path} is no csv file in UTF-8 (line {reader.line_num + 1}: {error}); {remedy}"
+                f"{path} is no csv file in UTF-8 (line {max(1, reader.line_num)}: {error}); "
+                + remedy
             ) from error
 
 

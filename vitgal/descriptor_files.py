@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from utils.array_files import create_map, map_array
+from utils.locks import Lock
 from utils.paths import atomic_write
 from utils.text_files import read_json_object
 from vitgal.datasets.revisited_images import Photograph
@@ -56,11 +57,12 @@ def load_or_extract(
     path = folder / f"{name}_{digest}.npy"
     note = path.with_suffix(".json")
     shape = (len(photographs), width)
-    done = 0 if overwrite else _rows_done(path, note, shape)
-    if done == len(photographs):
-        logger.info("%s holds the %d descriptors already and is kept", path, done)
-    else:
-        _extract_rest(path, note, photographs, shape, origin, done, fill, shard)
+    with Lock(path):  # another process that extracts the same is waited for
+        done = 0 if overwrite else _rows_done(path, note, shape)
+        if done == len(photographs):
+            logger.info("%s holds the %d descriptors already and is kept", path, done)
+        else:
+            _extract_rest(path, note, photographs, shape, origin, done, fill, shard)
     return map_array(path, REMEDY)
 
 
@@ -92,10 +94,11 @@ def _extract_rest(
 ) -> None:
     if done == 0:
         note.unlink(missing_ok=True)
-        array = create_map(path, np.float32, shape)
+        array: np.ndarray = create_map(path, np.float32, shape)
     else:
         logger.info("%s holds %d of %d descriptors; going on there", path, done, shape[0])
         array = map_array(path, REMEDY, writable=True)
+    assert isinstance(array, np.memmap)
     for start in range(done, shape[0], shard):
         stop = min(start + shard, shape[0])
         fill(photographs[start:stop], array[start:stop])

@@ -29,6 +29,11 @@ PUBLISHED_SIZE = 512
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
+def is_picture(path: Path) -> bool:
+    """Whether the name is that of a picture; a hidden one is not, it may be cut off."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
 def list_images(
     list_extract_paths: str | None, image_folders: str | Sequence[str], use_crop: bool
 ) -> list[ListedImage]:
@@ -38,7 +43,7 @@ def list_images(
         return listed if use_crop else [ListedImage(image.path, None) for image in listed]
     folders = [image_folders] if isinstance(image_folders, str) else list(image_folders)
     paths = [p for folder in folders for p in Path(folder).rglob("*")]
-    names = sorted({p.as_posix() for p in paths if p.suffix.lower() in SUFFIXES})
+    names = sorted({p.as_posix() for p in paths if is_picture(p)})
     if not names:
         raise FileNotFoundError(f"no picture ({', '.join(SUFFIXES)}) below {', '.join(folders)}")
     return [ListedImage(name, None) for name in names]

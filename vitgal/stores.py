@@ -7,13 +7,16 @@ descriptors as float16 or int8, an eighth to a half of the size.
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from utils.array_files import load_array
-from utils.paths import atomic_path, require_file
+from utils.array_files import load_array, save_array
+from utils.locks import Lock
+from utils.paths import atomic_write, require_file
 from utils.text_files import read_text
 
 logger = logging.getLogger(__name__)
@@ -136,8 +139,7 @@ class PublishedStore:
             (self.descriptions, features.descriptors.astype(np.float32, copy=False)),
             (self.locations, features.locations.astype(np.int64, copy=False)),
         ):
-            with atomic_path(folder / name) as temporary:
-                np.save(temporary, part, allow_pickle=False)
+            save_array(folder / name, part)
 
 
 def _load_array(path: Path) -> np.ndarray:
@@ -163,6 +165,7 @@ class CompactStore:
         self.rows: dict[str, tuple[int, int]] = {}
         self.end = 0
         self._maps: dict[str, np.ndarray] | None = None
+        self._lock: Lock | None = None  # held from the first image that is added here
         self.kind, self.width = self._read_index(kind)
 
     def _read_index(self, kind: str | None) -> tuple[str, int | None]:
@@ -257,11 +260,11 @@ class CompactStore:
             )
         if np.abs(features.locations).max(initial=0) > MAX_LOCATION:
             raise ValueError(f"{path} has a location beyond {MAX_LOCATION} pixels")
+        self._claim()
         if self.width is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self.width = descriptors.shape[1]
             header = json.dumps({"kind": self.kind, "width": self.width}) + "\n"
-            (self.folder / "index.jsonl").write_text(header, encoding="utf-8")
+            atomic_write(self.folder / "index.jsonl", header.encode())
         parts = {"locations.bin": features.locations.astype(np.int16)}
         if self.kind == "int8":
             scales = np.abs(descriptors).max(axis=1, initial=0) / np.float32(127)
@@ -272,6 +275,20 @@ class CompactStore:
             parts["descriptors.bin"] = descriptors.astype(np.float16)
         self._append(feature_name(path, self.data_path), parts, len(descriptors))
 
+    def _claim(self) -> None:
+        """Before the first change: no other process may add images, nor have done so meanwhile."""
+        if self._lock is None:
+            self._lock = Lock(self.folder / "index.jsonl", wait=False)
+            known = self.end
+            self.rows, self.end = {}, 0
+            self.kind, self.width = self._read_index(self.kind)
+            if self.end != known:
+                self._lock.release()
+                raise RuntimeError(
+                    f"another process has added images to {self.folder}; run this command again, "
+                    "which goes on with the others"
+                )
+
     def _append(self, name: str, parts: dict[str, np.ndarray], count: int) -> None:
         """Data first, at the place that the index knows as the end; then the line of the index."""
         assert self.width is not None
@@ -281,8 +298,7 @@ class CompactStore:
                 file.seek(self.end * row_bytes)
                 file.write(np.ascontiguousarray(parts[file_name]).tobytes())
                 file.truncate()
-        index = self.folder / "index.jsonl"
-        with index.open("r+b") as file:
+        with _open_to_append(self.folder / "index.jsonl") as file:
             whole = file.read()
             file.seek(whole.rfind(b"\n") + 1)  # over a line that an interrupt cut
             file.write((json.dumps([name, self.end, count]) + "\n").encode())
@@ -302,9 +318,19 @@ def _check_header(lines: list[str]) -> tuple[str, int]:
     return kind, width
 
 
-def _open_to_append(path: Path) -> BinaryIO:
-    path.touch()
-    return path.open("r+b")
+@contextmanager
+def _open_to_append(path: Path) -> Iterator[BinaryIO]:
+    """The file, made when it is missing; OSError with the path when there is no space."""
+    try:
+        path.touch()
+        with path.open("r+b") as file:
+            yield file
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} cannot be written: {error.strerror or error}; free space there and run the "
+            "command again, which goes on behind the last whole image",
+        ) from error
 
 
 def open_store(

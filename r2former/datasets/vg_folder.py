@@ -36,7 +36,7 @@ def list_images(folder: str | Path) -> list[str]:
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if name.lower().endswith(SUFFIXES)
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     ]
     if not found:
         raise ValueError(f"{folder} holds no image ({', '.join(SUFFIXES)})")

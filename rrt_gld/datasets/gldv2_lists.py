@@ -64,7 +64,8 @@ def write_gldv2_lists(
 
 def list_images(data_dir: Path, part: str) -> list[Path]:
     """All jpg files at any depth below a part of the set, sorted; FileNotFoundError for none."""
-    paths = sorted((data_dir / part).rglob("*.jpg"))
+    found = (data_dir / part).rglob("*.jpg")
+    paths = sorted(path for path in found if not path.name.startswith("."))
     if not paths:
         raise FileNotFoundError(f"no jpg file below {data_dir / part}; {DOWNLOAD}")
     return paths

@@ -44,12 +44,8 @@ def _is_well_formed(field: list[str]) -> bool:
     """Whether it is a path, a label and two sizes that are not negative."""
     numbers = field[1:]
     whole = len(numbers) == 3 and all(WHOLE_NUMBER.fullmatch(text) for text in numbers)
-    return (
-        bool(field[0])
-        and "\0" not in field[0]
-        and whole
-        and min(int(text) for text in numbers[1:]) >= 0
-    )
+    named = bool(field[0]) and "\0" not in field[0]
+    return named and whole and min(int(text) for text in numbers[1:]) >= 0
 
 
 def write_line_list(

@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,7 @@ def draw(folder: Path) -> str:
     return (folder / "drawn.json").read_text()
 
 
+MORE_FILES: dict[str, tuple[str, ...]] = {"float16": (), "int8": ("scales.bin",)}  # of a kind
 FORMATS = {
     "row_store": Format(
         lambda f: make_rows(row_store(f)), ("rows.npy", "rows.json"),
@@ -228,16 +230,15 @@ FORMATS = {
     ),
     **{
         f"vitgal_compact_{kind}": Format(
-            lambda f, kind=kind: make_compact(f, kind),
+            partial(make_compact, kind=kind),
             ("index.jsonl", "descriptors.bin", "locations.bin", *more), read_compact,
         )
-        for kind, more in (("float16", ()), ("int8", ("scales.bin",)))
+        for kind, more in MORE_FILES.items()
     },
     **{
         f"vitgal_ranking_{kind}": Format(
-            lambda f, kind=kind: make_ranking(f, f"rank.{kind}"),
-            (f"rank.{kind}", f"rank.{kind}.json"),
-            lambda f, kind=kind: read_ranking(f, f"rank.{kind}"),
+            partial(make_ranking, name=f"rank.{kind}"), (f"rank.{kind}", f"rank.{kind}.json"),
+            partial(read_ranking, name=f"rank.{kind}"),
         )
         for kind in ("npy", "npz")
     },
@@ -252,10 +253,10 @@ FORMATS = {
     ),
     **{
         f"search_{kind}": Format(
-            lambda f, kind=kind: make_search(f, kind), (*FILES, MARK, *more),
-            lambda f, kind=kind: read_search(f, kind),
+            partial(make_search, kind=kind), (*FILES, MARK, *([LEVELS] if kind == "1bit" else [])),
+            partial(read_search, kind=kind),
         )
-        for kind, more in (("float32", ()), ("1bit", (LEVELS,)))
+        for kind in ("float32", "1bit")
     },
     "search_delg_files": Format(
         make_delg_folder, ("extracted.json",), lambda f: DelgFiles(f, 10).made_from

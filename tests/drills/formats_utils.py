@@ -81,6 +81,12 @@ def read_datums(folder: Path) -> Any:
     return [array, *pair]
 
 
+def write_datums(folder: Path) -> None:
+    descriptors.write_datum(folder / "a.datum", rng().random((3, 4)))
+    whole = np.arange(9, dtype=np.uint32) * 999
+    descriptors.write_datum_pair(folder / "pair.datum", rng().random(5), whole)
+
+
 def write_loose(folder: Path) -> None:
     """Local features with unpacked lists and in another order: what only the slow reader takes."""
     from utils.wire_format import FIXED32, length_delimited, tag_of
@@ -192,6 +198,12 @@ def checkpoint() -> dict[str, Any]:
 
 def make_legacy(folder: Path) -> None:
     torch.save(checkpoint(), folder / "net.pth", _use_new_zipfile_serialization=False)
+
+
+def make_plain_safetensors(folder: Path) -> None:
+    """As others write it: without a card."""
+    to_safetensors(make_net().state_dict(), folder / "net.safetensors")
+    (folder / "net.safetensors.json").unlink()
 
 
 def read_checkpoint(folder: Path, name: str) -> Any:
@@ -313,15 +325,7 @@ FORMATS = {
         partial(read_local, name="a.delg_local"),
     ),
     "delf_loose": Format(write_loose, ("a.delf",), partial(read_local, name="a.delf", width=None)),
-    "datum": Format(
-        lambda f: (
-            descriptors.write_datum(f / "a.datum", rng().random((3, 4))),
-            descriptors.write_datum_pair(
-                f / "pair.datum", rng().random(5), np.arange(9, dtype=np.uint32) * 999
-            ),
-        ),
-        ("a.datum", "pair.datum"), read_datums,
-    ),
+    "datum": Format(write_datums, ("a.datum", "pair.datum"), read_datums),
     "neighbour_table": Format(make_table, ("nn.pkl", "nn.pkl.json"), read_table, exact=True),
     "neighbour_table_released": Format(make_released_table, ("nn.pkl",), read_table),
     "knn_cache": Format(build_table, BLOCKS, build_table, exact=True),
@@ -346,11 +350,8 @@ FORMATS = {
         partial(read_checkpoint, name="net.safetensors"),
     ),
     "safetensors_alone": Format(
-        lambda f: (
-            to_safetensors(make_net().state_dict(), f / "net.safetensors"),
-            (f / "net.safetensors.json").unlink(),
-        ),
-        ("net.safetensors",), partial(read_checkpoint, name="net.safetensors"),
+        make_plain_safetensors, ("net.safetensors",),
+        partial(read_checkpoint, name="net.safetensors"),
     ),
     "result_record": Format(make_result, (RESULT, VALUES, LISTS), read_result),
     "run_folder": Format(make_run, RUN_FILES, read_sacred),

@@ -219,7 +219,8 @@ def drill(name: str, form: Format, count: int, seed: int, trace: Path | None = N
             (folder / file).write_bytes(content)
             verdict = judge(form, folder, whole)
             if marker.exists():
-                verdict, _ = "code of the file was run", marker.unlink()
+                verdict = "code of the file was run"
+                marker.unlink()
             _note(report, verdict, f"{kind} of {file}, number {number}")
             _restore(folder, pristine)
     return report

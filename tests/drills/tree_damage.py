@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-PLAIN = (
+PLAIN: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 3, 2**31, 2**40, 2**70, 0.5, -0.0, float("nan"), float("inf"), 1e300),
     *("", "text", "\ud83d\ude00", "../x", [], {}, [[[]]], [1, 2], {"a": 1}, ["a", None]),
 )

@@ -1,6 +1,7 @@
 """Checkpoints: strict loading with a readable difference, damaged files, atomic saving."""
 
 import pickle
+import resource
 from collections import OrderedDict
 
 import numpy as np
@@ -214,3 +215,17 @@ def test_fingerprint_tells_weights_apart():
     b.load_state_dict(a.state_dict())
     assert fingerprint_weights(a) == fingerprint_weights(b)
     assert fingerprint_weights(nn.BatchNorm1d(2)), "a counter without dimensions counts too"
+
+
+def test_full_disk_is_named_where_torch_hides_it(tmp_path):
+    """The error of a large tensor's write is replaced by one about positions in the archive."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1859, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"net\.pt cannot be written: .*MB are free.*free space"):
+            save_checkpoint(
+                tmp_path / "net.pt", state={f"w{i}": torch.ones(5000) for i in range(9)}
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -52,3 +52,13 @@ def test_digests_tell_arrays_apart():
     assert hash_arrays(values) == hash_arrays(values.copy()) != hash_arrays(values + 1)
     assert hash_arrays(values.T) == hash_arrays(np.ascontiguousarray(values.T))
     assert hash_arrays(values, values) != hash_arrays(values)
+
+
+@pytest.mark.parametrize("done", [-1, 11, 2.0, "4", None, True])
+def test_mark_that_cannot_be_begins_anew(tmp_path, done):
+    path, origin = tmp_path / "features.npy", {"weights": "a"}
+    Store((10, 2), path, origin).save_mark(4)
+    mark = path.with_suffix(".json")
+    assert Store((10, 2), path, origin).done == 4
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "done": done}))
+    assert Store((10, 2), path, origin).done == 0

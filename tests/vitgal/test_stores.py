@@ -174,3 +174,26 @@ def test_option_chooses_the_store(tmp_path: Path) -> None:
     assert isinstance(open_store("d", "l", "data"), PublishedStore)
     compact = open_store("d", "l", "data", str(tmp_path / "c"), "float16")
     assert isinstance(compact, CompactStore)
+
+
+def test_damaged_index_and_rows_of_a_compact_store_are_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "data/a.jpg")
+    CompactStore(tmp_path / "c", "data", "int8").save(path, features("a"))
+    index = tmp_path / "c/index.jsonl"
+    whole = index.read_text()
+    for old, new in (("int8", "int9"), (" 20]", " -1]"), (" 0, ", " 3, "), ("16", '"16"')):
+        index.write_text(whole.replace(old, new))
+        with pytest.raises(ValueError, match=r"index\.jsonl is damaged .*delete .*extract again"):
+            CompactStore(tmp_path / "c", "data")
+    index.write_text(whole)
+    scales = tmp_path / "c/scales.bin"
+    scales.write_bytes(np.full(20, 1e30, np.float32).tobytes())
+    with pytest.raises(ValueError, match=r"a\.jpg that have not unit length"):
+        CompactStore(tmp_path / "c", "data").load(path)
+
+
+def test_a_compact_store_has_one_writer(tmp_path: Path) -> None:
+    first, second = (CompactStore(tmp_path / "c", "data", "int8") for _ in range(2))
+    first.save("data/a.jpg", features("a"))
+    with pytest.raises(RuntimeError, match=r"another process has added images to .*run this"):
+        second.save("data/b.jpg", features("b"))

@@ -94,7 +94,11 @@ def list_distractors(folder: Path) -> list[str]:
             if any("\0" in line for line in lines):
                 raise ValueError(f"{record} is no list of images (it holds a zero byte); {HINT}")
             return [line.removeprefix("./").removeprefix(f"{folder.name}/") for line in lines]
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
     names = sorted(path.relative_to(folder).as_posix() for path in found)
     if not names:
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); {HINT}")

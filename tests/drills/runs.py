@@ -1,11 +1,11 @@
-"""Damaged files of every format, in processes of their own, and a table of what came of them."""
+"""The drills in processes of their own, and tables of what came of them."""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,20 @@ def start(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def run_mutations(count: int, names: Iterable[str], seed: int = 0) -> list[Report]:
     """Damage each format `count` times; `names`: MODULE or MODULE:FORMAT, all in one process.
 
-    A process that does not survive a file is a defect of the format that it was reading.
+    A process that does not survive a file is a defect of the format that it was reading; what is
+    named behind that one is read by another process.
     """
+    names, reports = list(names), []
+    while names:
+        found = _run_process(count, names, seed)
+        reports += found
+        read = {report["name"] for report in found}
+        rest = [name for name in names if ":" in name and name.partition(":")[2] not in read]
+        names = rest if len(rest) < len(names) else []
+    return reports
+
+
+def _run_process(count: int, names: Sequence[str], seed: int) -> list[Report]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "reports.json"
         done = start("tests.drills.reading", str(count), str(seed), str(out), *names)
@@ -47,7 +59,7 @@ def run_mutations(count: int, names: Iterable[str], seed: int = 0) -> list[Repor
         if done.returncode == 0:
             return reports
         trace = out.with_suffix(".trace")
-        what = trace.read_text() if trace.is_file() else "before the first damaged file"
+        what = trace.read_text() if trace.is_file() else f"{names[0].partition(':')[2]}: start"
         end = f"exit code {done.returncode} at {what}\n{done.stderr[-2000:]}"
         broken = dict.fromkeys(HEADER[1:], 0) | {"name": what.split(":")[0], "defects": [end]}
         return [*reports, {**broken, "mutations": 0, "kinds": {end[:100]: 1}}]
@@ -84,3 +96,29 @@ def format_reports(reports: Iterable[Report]) -> str:
 def all_defects(reports: Iterable[Report]) -> list[str]:
     """Every kept defect, with its format."""
     return [f"{report['name']}: {text}" for report in reports for text in report["defects"]]
+
+
+# ---------------------------------------------------------------------------- interruptions
+
+
+def run_interruptions(rounds: int, drills: Sequence[str], names: Iterable[str]) -> list[Report]:
+    """Cut every stage short in `rounds` ways of each drill; `names`: MODULE or MODULE:STAGE."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "reports.json"
+        module = "tests.drills.interruptions"
+        done = start(module, str(out), str(rounds), "0", ",".join(drills), *names)
+        reports: list[Report] = json.loads(out.read_text()) if out.is_file() else []
+        if done.returncode:
+            end = f"exit code {done.returncode}: {done.stderr[-2000:]}"
+            broken = {"name": "?", "drill": ",".join(drills), "runs": 0, "cut": 0}
+            reports = [*reports, {**broken, "defects": [end]}]
+        return reports
+
+
+def format_interruptions(reports: Iterable[Report]) -> str:
+    """A line per stage and drill."""
+    rows = [
+        [r["name"], r["drill"], str(r["runs"]), str(r["cut"]), str(len(r["defects"]))]
+        for r in reports
+    ]
+    return align(("stage", "drill", "runs", "cut short", "defects"), rows, range(2, 5))
