@@ -168,8 +168,9 @@ def test_backbones_start_from_the_file_that_is_given(tiny_vit, tmp_path):
             torch.testing.assert_close(made[6].state_dict(), resnet.layer3.state_dict())
         with pytest.raises(FileNotFoundError, match="give the path of the ImageNet weights"):
             model("make_global_model", backbone=name, backbone_weights="gone.pth")
+    torch.save({"conv1.weight": torch.zeros(2)}, tmp_path / "start.pth")
     with pytest.raises(ValueError, match="does not fit"):
-        model("make_global_model", backbone="alexnet", backbone_weights=config["backbone_weights"])
+        model("make_global_model", **config)
 
 
 @pytest.mark.parametrize("freeze_te, trained", [(None, {0, 1, 2, None}), (-1, {0, 1, 2}), (1, {2})])
