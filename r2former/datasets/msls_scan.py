@@ -122,7 +122,8 @@ def _pick(table: Table, column: str) -> np.ndarray:
         return np.array([row[place] for row in table.rows], dtype=np.bytes_)
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{table.path}, column {column}: {str(error.object)[:80]!r} is not plain ASCII; {REMEDY}"
+            f"{table.path}, column {column}: {str(error.object)[:80]!r} is not plain ASCII; "
+            + REMEDY
         ) from error
 
 
