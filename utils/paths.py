@@ -74,8 +74,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     removed when a process writes there for the first time.
     """
     path = Path(path)
-    owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.stem}.{owner}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{_owner()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)
@@ -93,6 +92,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder beside `path` for what will be moved there; removed at the end.
+
+    As for `atomic_path`, what killed processes left beside `path` is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent)
+    folder = path.with_name(f".{path.name}.{_owner()}.part")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner() -> str:
+    """Part of a temporary name that tells whose it is."""
+    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 LEFTOVER = re.compile(r"\..+\.(?P<machine>[0-9a-f]{4})-(?P<process>\d+)-[0-9a-f]{8}\.part.*")
@@ -115,7 +136,10 @@ def _remove_leftovers(folder: Path) -> None:
         found = [(entry.path, LEFTOVER.fullmatch(entry.name)) for entry in entries]
     for path, match in found:
         if match and match["machine"] == _machine() and not _is_alive(int(match["process"])):
-            Path(path).unlink(missing_ok=True)
+            if os.path.isdir(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                Path(path).unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

@@ -7,7 +7,6 @@ graphs end with an error there.
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from delg_training.models.pyramid import (
     select,
 )
 from delg_training.models.resnet import MIN_SIDE
-from utils.paths import atomic_write
+from utils.paths import atomic_write, temporary_folder
 
 SIGNATURE = "serving_default"
 RECORD = "export.json"  # in the exported folder: what it was made from
@@ -253,10 +252,9 @@ def save_model(exported: ExportedModel, export_path: str | Path, made_from: dict
     `made_from`: plain values for the record `export.json` in the folder.
     """
     path = check_export_path(export_path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     signature = exported.serve.get_concrete_function()
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        inside = Path(folder) / path.name
+    with temporary_folder(path) as folder:
+        inside = folder / path.name
         tf.saved_model.save(exported, str(inside), signatures={SIGNATURE: signature})
         record = json.dumps(made_from, indent=1, sort_keys=True) + "\n"
         atomic_write(inside / RECORD, record.encode())

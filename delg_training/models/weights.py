@@ -5,7 +5,6 @@ suffix; in a checkpoint of a training run `model/` stands before it.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import tensorflow as tf
 
 from delg_training.models.layers import BatchNorm, Conv
 from delg_training.models.resnet import ResNet
-from utils.paths import require_file
+from utils.paths import require_file, temporary_folder
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 RUN_PREFIX = "model/"  # of the network's keys in the checkpoint of a training run
@@ -102,10 +101,9 @@ def load_weights(model: tf.Module, path: str | Path) -> None:
 def save_weights(model: tf.Module, path: str | Path) -> None:
     """Write `<path>.index` and `<path>.data-00000-of-00001`; older files are replaced when done."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with temporary_folder(path) as folder:
         written = tf.train.Checkpoint(model).write(os.path.join(folder, path.name))
-        for file in sorted(Path(folder).glob(f"{Path(written).name}.*")):  # data, then index
+        for file in sorted(folder.glob(f"{Path(written).name}.*")):  # data, then index
             os.replace(file, path.with_name(file.name))
 
 

@@ -118,7 +118,13 @@ def _pick(table: Table, column: str) -> np.ndarray:
     if column not in table.header:
         raise ValueError(f"{table.path} has no column {column!r}; {REMEDY}")
     place = table.header.index(column)
-    return np.array([row[place] for row in table.rows], dtype=np.bytes_)
+    try:
+        return np.array([row[place] for row in table.rows], dtype=np.bytes_)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{table.path}, column {column}: {str(error.object)[:80]!r} is not plain ASCII; "
+            + REMEDY
+        ) from error
 
 
 def _column(path: Path, column: str) -> np.ndarray:
@@ -226,4 +232,6 @@ def _kept_side(arrays: dict[str, np.ndarray], i: int, folder: str) -> CitySide:
     shapes = [keys.shape, utm.shape, night.shape, sideways.shape]
     if kinds != ["S", "f", "b", "b"] or shapes != [(n,), (n, 2), (n,), (n,)]:
         raise ValueError(f"{folder} has parts of types {kinds} and shapes {shapes}")
+    if (np.frombuffer(keys.tobytes(), np.uint8) >= 128).any():
+        raise ValueError(f"{folder} has keys that are not plain ASCII")
     return CitySide(folder, keys, utm, night, sideways)

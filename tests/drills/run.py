@@ -27,7 +27,11 @@ from tests.drills.runs import (
 from utils.paths import REPO_ROOT, atomic_write
 
 DRILLS = ("kill", "disk", "pair")
-STAGES = (("tests.drills.stages", 1), ("tests.drills.stages_training", 3))  # share of the rounds
+STAGES = {  # module: by how many the rounds are divided
+    "tests.drills.stages": 1,
+    "tests.drills.stages_training": 3,
+    "tests.drills.stages_tensorflow": 3,
+}
 
 
 def write(path: Path, table: str, reports: Sequence[Report]) -> int:
@@ -58,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         reports += run_mutations(count, own, options.seed)
     found = write(options.out / "mutations.txt", format_reports(reports), reports) if names else 0
     cut: list[Report] = []
-    for module, share in tqdm(STAGES if options.rounds else (), "interruptions", unit="module"):
+    for module, share in tqdm(
+        STAGES.items() if options.rounds else (), "interruptions", unit="module"
+    ):
         cut += run_interruptions(max(1, options.rounds // share), DRILLS, [module])
     if cut:
         found += write(options.out / "interruptions.txt", format_interruptions(cut), cut)

@@ -207,7 +207,7 @@ def draw_landmarks(_: Path, out: Path) -> None:
     sizes = ["--queries", "1", "--views", "2", "--distractors", "1", "--train-landmarks", "2"]
     code = make_mini.main(["landmarks", "--out", str(out), *sizes, "--workers", "1"])
     if code:
-        raise OSError("make_mini ended with exit code 1")  # it has told why
+        raise RuntimeError("make_mini ended with exit code 1; it has told why")
 
 
 def scan_files(out: Path) -> Outcome:
@@ -242,4 +242,5 @@ STAGES = {
     ),
     "download": Stage(partial(make_tar, name="a.tar"), fetch),
     "zip_archive": Stage(write_archive, unpack_archive),
+    "drawn_landmarks": Stage(nothing, draw_landmarks, drills=("kill",)),
 }

@@ -8,6 +8,7 @@ from tests.drills.interruptions import Stage, run_stages
 from tests.drills.runs import run_interruptions
 
 STAGES, TRAINING = "tests.drills.stages", "tests.drills.stages_training"
+TENSORFLOW = "tests.drills.stages_tensorflow"
 QUICK = ("knn_cache", "rrt_sop_features", "vitgal_compact_int8", "vitgal_published", "search_index")
 ALL = ("kill", "disk", "pair")
 
@@ -22,7 +23,8 @@ def test_stages_that_are_cut_short_go_on_to_the_same_bytes() -> None:
 
 @pytest.mark.slow
 def test_every_writing_stage_goes_on_to_the_same_bytes() -> None:
-    reports = run_interruptions(12, ALL, [STAGES]) + run_interruptions(4, ALL, [TRAINING])
+    reports = run_interruptions(12, ALL, [STAGES])
+    reports += run_interruptions(4, ALL, [TRAINING]) + run_interruptions(4, ALL, [TENSORFLOW])
     assert [(r["name"], r["drill"], r["defects"]) for r in reports if r["defects"]] == []
     assert len(reports) > 60
 

@@ -281,5 +281,5 @@ def test_missing_and_broken_lists_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="precompute_mining"):
         load_list(tmp_path / "list.npy", places)
     (tmp_path / "list.npy").write_text("nothing")
-    with pytest.raises(ValueError, match="is no array of numbers"):
+    with pytest.raises(ValueError, match="is no whole numpy array"):
         load_list(tmp_path / "list.npy", places)

@@ -202,3 +202,23 @@ def test_missing_folders_and_unknown_names_are_refused(tmp_path):
         load_msls(tmp_path, "msls", "all")
     with pytest.raises(ValueError, match="protocol is 'mine'"):
         load_msls_test_set(tmp_path, "msls", "val", 25, "mine", ["cph"])
+
+
+def test_keys_beyond_ascii_are_named_in_a_csv_file_and_scanned_anew_in_a_kept_scan(tmp_path):
+    utm = line_of_places(3, 10.0)
+    for side in ("query", "database"):
+        write_msls_side(tmp_path / "msls/train_val/cph" / side, ["a", "b", "c"], utm)
+
+    def load() -> Any:
+        return load_msls(tmp_path, "msls", "val", ("cph",), tmp_path, check_images=False).places
+
+    expected = load().query_paths
+    kept = tmp_path / "r2former_scan_val.npz"
+    with np.load(kept) as file:
+        arrays = dict(file)
+    np.savez(kept, **{**arrays, "0_keys": np.array([b"a", b"\x80", b"c"])})
+    assert load().query_paths == expected
+    raw = tmp_path / "msls/train_val/cph/query/raw.csv"
+    raw.write_text(raw.read_text().replace(",b,", ",\u0663,"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"raw\.csv, column key: .*not plain ASCII; fetch"):
+        load()
