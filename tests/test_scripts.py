@@ -66,6 +66,7 @@ NAMED = {
         *(f"eval_{row}" for row in ("pitts30k", "tokyo247", "rsf", "st_lucia")),
         *(f"eval_{row}_finetuned" for row in ("pitts30k", "tokyo247")),
         *(f"eval_{row}_streets_mini" for row in ("untrained", "global", "reranking", "end_to_end")),
+        *(f"{step}_global_streets_deit_mini" for step in ("train", "eval")),
     ),
 }
 
