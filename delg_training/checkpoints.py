@@ -88,6 +88,8 @@ class RunFiles:
             return False
         self._require_same(setup)
         restore(path, self.model, self.optimizer)
+        if self.chief:  # a run that was killed between the two files of its last save
+            save_weights(self.model, self._target / WEIGHTS)
         logger.info("continuing from %s", path)
         return True
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_restarted_run_ends_with_the_same_weights(
     assert first["steps"] == 1
     run(pattern, tmp_path)
     assert_same_end(tmp_path, whole[0])
+
+
+def test_run_killed_between_its_last_checkpoint_and_the_weights_writes_them(
+    pattern: str, tmp_path: Path, whole: tuple[Path, dict[str, float]]
+) -> None:
+    logdir = tmp_path / "killed"
+    shutil.copytree(whole[0], logdir)
+    for file in logdir.glob("delf_weights*"):
+        file.unlink()
+    run(pattern, logdir)
+    before, after = tensors(whole[0] / "delf_weights"), tensors(logdir / "delf_weights")
+    assert set(before) == set(after)
+    for key, value in before.items():
+        np.testing.assert_array_equal(value, after[key], err_msg=key)
 
 
 def test_interrupted_run_finishes_its_step_saves_and_goes_on(
