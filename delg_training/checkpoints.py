@@ -88,8 +88,7 @@ class RunFiles:
             return False
         self._require_same(setup)
         restore(path, self.model, self.optimizer)
-        if self.chief:  # a run that was killed between the two files of its last save
-            save_weights(self.model, self._target / WEIGHTS)
+        self._write_weights()  # killed between the two files of a save, they are of another step
         logger.info("continuing from %s", path)
         return True
 
@@ -110,6 +109,10 @@ class RunFiles:
     def save(self, step: int) -> None:
         """Write checkpoint and weights after `step` updates; all machines together."""
         self._manager.save(checkpoint_number=step)
+        self._write_weights()
+
+    def _write_weights(self) -> None:
+        """All machines together."""
         save_weights(self.model, self._target / WEIGHTS)
         if not self.chief:
             shutil.rmtree(self._target, ignore_errors=True)

@@ -1,6 +1,5 @@
 """What a row of the table leaves behind: protocol, method, values and ranked lists by query."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from utils.ranked_lists import make_ranked_lists
 from utils.report_parts import RankedList
 from utils.result_files import BEFORE, Record, make_protocol
 from utils.revisited import GroundTruth
+from utils.text_files import read_json_object
 
 CROP = "query box, when the descriptors are extracted"
 JUNK = "M: junk, H: junk and easy left out of the metric, and of the head that is verified"
@@ -26,15 +26,8 @@ def read_origin(folder: Path) -> dict[str, Any]:
     Features of another kind (SIFT, say) have a record of another form.
     """
     path = folder / RECORD
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); extract the features again with overwrite=True, or "
-            "delete it if they are known to be whole"
-        ) from error
+    remedy = "extract the features again with overwrite=True, or delete it if they are whole"
+    return read_json_object(path, remedy) if path.is_file() else {}
 
 
 def describe_scales(origin: Mapping[str, Any]) -> str:

@@ -6,7 +6,13 @@ from sacred import Ingredient
 
 from rrt_sop.datasets.image_list import ImageList, Transform, share_labels
 from rrt_sop.datasets.keypoint_list import KeypointList
-from rrt_sop.datasets.samplers import RandomIdSampler, Sampler, ShuffleSampler, TripletSampler
+from rrt_sop.datasets.samplers import (
+    NUM_CANDIDATES,
+    RandomIdSampler,
+    Sampler,
+    ShuffleSampler,
+    TripletSampler,
+)
 from rrt_sop.datasets.transforms import make_test_transform, make_train_transform
 from utils.nn_tables import load_nn_inds
 from utils.paths import require_file
@@ -26,7 +32,7 @@ def config():
     train_file = "train.txt"  # list of the training images, in data_path
     test_file = "test.txt"  # list of the test images; or two lists: queries, gallery
     batch_size = 128  # images per training step, all processes together
-    num_candidates = 100  # first neighbours of a triplet's anchor that its negative is one of
+    num_candidates = NUM_CANDIDATES  # nearest images that a triplet's negative is one of
     random_negatives = 0.0  # share of triplets whose negative is any other product; published: 0
     sample_per_id = 2  # images per identity in a batch of random_id; divides batch_size
     test_batch_size = 256  # images per step of evaluation

@@ -302,6 +302,10 @@ def test_sampler_is_made_by_name(products, tmp_path):
     assert isinstance(sampler_of(products, sampler="random_id"), RandomIdSampler)
     made = sampler_of(products, "dataset.sop_rerank", train_cache_nn_inds=str(table))
     assert isinstance(made, TripletSampler)
+    assert (made.negatives.shape[1], made.random_negatives) == (10, 0)
+    given = {"num_candidates": 6, "random_negatives": 0.25}
+    made = sampler_of(products, "dataset.sop_rerank", train_cache_nn_inds=str(table), **given)
+    assert (made.negatives.shape[1], made.random_negatives) == (6, 0.25)
     per_id = sampler_of(products, sampler="random_id", num_identities=4).sample_per_id
     assert per_id == 3, "num_identities given explicitly decides"
 

@@ -141,7 +141,8 @@ def test_near_ties_below_float32_noise(metric, first_pass, small_tiles):
     gallery = gallery[rng.permutation(800)]
     stats = check(np.concatenate([base, gallery[:60]]), gallery, 8, metric=metric,
                   first_pass=first_pass)  # fmt: skip
-    assert stats["float64_rows"] > 0 or small_tiles == "rows"
+    if small_tiles == "tables" or first_pass == "float64":
+        assert stats["float64_rows"] > 0
 
 
 def test_rows_too_dense_for_bfloat16_are_settled_in_float32(small_tiles):
