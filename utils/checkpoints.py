@@ -196,12 +196,12 @@ def save_checkpoint(path: str | Path, **parts: Any) -> Path:
 
 
 def _write(content: Any, path: Path) -> None:
-    """torch.save; a write that fails is an OSError, which torch may hide behind one of its own."""
+    """torch.save; a failed write is an OSError, Ctrl-C a KeyboardInterrupt: torch may hide both."""
     try:
         with path.open("wb") as file:
             torch.save(content, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
+        if isinstance(error.__context__, OSError | KeyboardInterrupt):
             raise error.__context__ from error
         raise
 

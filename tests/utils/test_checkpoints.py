@@ -1,8 +1,10 @@
 """Checkpoints: strict loading with a readable difference, damaged files, atomic saving."""
 
+import io
 import pickle
 import resource
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,6 +217,31 @@ def test_fingerprint_tells_weights_apart():
     b.load_state_dict(a.state_dict())
     assert fingerprint_weights(a) == fingerprint_weights(b)
     assert fingerprint_weights(nn.BatchNorm1d(2)), "a counter without dimensions counts too"
+
+
+class Interrupted(io.BytesIO):
+    """A file during whose fourth write somebody presses Ctrl-C."""
+
+    writes = 0
+
+    def write(self, data):
+        self.writes += 1
+        if self.writes == 4:
+            raise KeyboardInterrupt
+        return super().write(data)
+
+
+def test_interrupt_within_a_write_stays_one_where_torch_hides_it(tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path / "net.pt", state={"w": torch.zeros(5000)})
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_: Interrupted())
+        with pytest.raises(RuntimeError, match="unexpected pos"):
+            torch.save({"w": torch.ones(5000)}, Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(path, state={"w": torch.ones(5000)})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_full_disk_is_named_where_torch_hides_it(tmp_path):
