@@ -14,7 +14,8 @@ import time
 import numpy as np
 
 from r2former.datasets.place_set import PlaceSet
-from r2former.retrieval import compute_recalls, find_first_hits, find_neighbours, mark_hits
+from r2former.retrieval import find_neighbours
+from utils.recall import compute_recalls, find_first_hits, hits_from_positives
 
 CLAIM_SECONDS = 2.0
 WIDTH, DEPTH, RADIUS, KS = 256, 100, 25.0, (1, 5, 10, 20, 100)
@@ -50,7 +51,8 @@ def straightforward(places: PlaceSet, queries: np.ndarray, database: np.ndarray)
 
 def ours(places: PlaceSet, queries: np.ndarray, database: np.ndarray) -> dict:
     _, nn_inds = find_neighbours(queries, database, DEPTH, progress=False)
-    hits = mark_hits(nn_inds, places.positives(RADIUS))
+    positives = places.positives(RADIUS)
+    hits = hits_from_positives(nn_inds, positives.counts, positives.indices)
     return compute_recalls(find_first_hits(hits), KS, DEPTH)
 
 

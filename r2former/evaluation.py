@@ -19,16 +19,11 @@ from r2former.models.network import R2Former
 from r2former.models.pair_scoring import PairScorer
 from r2former.reduction import ReducedDescriptors
 from r2former.reranking import PUBLISHED_DEPTH, score_table
-from r2former.retrieval import (
-    compute_maps,
-    compute_recalls,
-    find_first_hits,
-    find_neighbours,
-    mark_hits,
-)
+from r2former.retrieval import compute_maps, find_neighbours
 from utils.checkpoints import fingerprint_weights
 from utils.distributed import Ranks
 from utils.pair_tables import rerank_table
+from utils.recall import compute_recalls, find_first_hits, hits_from_positives
 from utils.row_store import Resumption, hash_arrays
 
 
@@ -236,7 +231,7 @@ def measure(
     if not places.has_positions:
         return Ranking(nn_inds, values)
     positives = places.positives(settings.radius)
-    hits = mark_hits(nn_inds, positives)
+    hits = hits_from_positives(nn_inds, positives.counts, positives.indices)
     first = find_first_hits(hits)
     ks = settings.recall_values
     metrics = compute_recalls(first, ks, nn_inds.shape[1])

@@ -21,7 +21,7 @@ from rrt_sop.features import Loading
 from rrt_sop.models.ingredient import load_model, model_ingredient
 from rrt_sop.models.nets import Net
 from rrt_sop.result_record import make_global_record
-from rrt_sop.retrieval import neighbour_origin, save_neighbours
+from rrt_sop.retrieval import TableFiles, neighbour_origin
 from rrt_sop.rows import load_row, make_recall_rows
 from utils.distributed import observe_first_rank_only, start_ranks, stop_ranks
 from utils.paths import REPO_ROOT
@@ -76,12 +76,12 @@ def main(
     net = load_net().to(ranks.device)
     ks = tuple(dataset["recalls"])
     loading = Loading(dataset["test_batch_size"], dataset["num_workers"], dataset["pin_memory"])
-    found = evaluate_global(net, queries, gallery, ks, ranks, loading, temp_dir)
+    origin = {**neighbour_origin(queries, gallery), "weights": str(resume)}
+    files = TableFiles(temp_dir, origin, nn_inds_copy) if ranks.is_first else None
+    found = evaluate_global(net, queries, gallery, ks, ranks, loading, temp_dir, files)
     stop_ranks()
     protocol = f"{resume or 'UNTRAINED heads'}, {query_set} list, global features"
     if ranks.is_first:
-        origin = {**neighbour_origin(queries, gallery), "weights": str(resume)}
-        save_neighbours(temp_dir, found.values, found.nn_inds, origin, nn_inds_copy)
         method = {"model": model["arch"], "precision": "float32", **describe_checkpoint(resume)}
         record = make_global_record(queries, gallery, found, method, ranks)
         finish(_run, make_recall_rows(found, row, protocol), record, row, strict)

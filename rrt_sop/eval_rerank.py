@@ -22,7 +22,7 @@ from rrt_sop.models.nets import Net
 from rrt_sop.product_page import write_product_page
 from rrt_sop.reranking import PUBLISHED_DEPTH
 from rrt_sop.result_record import make_reranked_record
-from rrt_sop.retrieval import neighbour_origin, save_neighbours
+from rrt_sop.retrieval import TableFiles, Tables, neighbour_origin, save_tables
 from rrt_sop.rows import load_row, make_gain_rows, make_recall_rows
 from utils.distributed import Ranks, observe_first_rank_only, start_ranks, stop_ranks
 from utils.nn_tables import load_nn_inds
@@ -96,7 +96,7 @@ def save(
     base = measure(head, found.values, queries, gallery, ks)
     protocol = f"{resume or 'UNTRAINED heads'}, first {head.shape[1]} reranked"
     origin = neighbour_origin(queries, gallery) | {"ranking": f"reranked by {resume}"}
-    save_neighbours(temp_dir, found.values, found.nn_inds, origin)
+    save_tables(TableFiles(temp_dir, origin), Tables(found.values, found.nn_inds))
     as_published = top_k == PUBLISHED_DEPTH and precision == "float32"
     expected = row if as_published else None
     gains = make_gain_rows(base.first_hits, found, ks, protocol)

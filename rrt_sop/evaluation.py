@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,16 @@ from rrt_sop.features import Loading, extract
 from rrt_sop.models.nets import Net, make_scorer
 from rrt_sop.reranking import check_table, score_table
 from rrt_sop.retrieval import (
-    compute_recall,
-    find_first_hits,
+    KeptTables,
+    TableFiles,
     find_neighbours,
     neighbour_origin,
+    writing_tables,
 )
 from utils.checkpoints import fingerprint_weights
 from utils.distributed import Ranks
 from utils.pair_tables import rerank_table
+from utils.recall import compute_recalls, find_first_of_label
 from utils.row_store import Resumption, Store, hash_arrays
 
 logger = logging.getLogger(__name__)
@@ -72,11 +74,13 @@ def evaluate_global(
     ranks: Ranks | None = None,
     loading: Loading | None = None,
     folder: str | Path | None = None,
+    files: TableFiles | None = None,
 ) -> Evaluation:
     """Rank by global features; the table has max(ks) columns, or as many as there are images.
 
     `gallery` None: queries against each other, the first neighbour dropped. `folder`: features are
-    kept there until the end, and an interrupted call goes on with them.
+    kept there until the end, and an interrupted call goes on with them. `files`: the tables are
+    written there while they are found, and what is returned are memory maps of them.
     """
     ranks, loading = ranks or Ranks(), loading or Loading()
     kept = make_resumption(folder, net, queries, gallery, ranks)
@@ -91,10 +95,18 @@ def evaluate_global(
                     extract(net.embed_global, images, store, loading, ranks, f"{name}, global")
                 )
     searched = features[1] if gallery is not None else None
-    dists, nn_inds = find_neighbours(
+    depth, blocks = find_neighbours(
         features[0], searched, max(ks), device=ranks.device, progress=loading.progress
     )
-    found = measure(nn_inds, dists, queries, gallery, ks)
+    shape, first = (len(queries), depth), np.empty(len(queries), np.int64)
+    gallery_labels = queries.labels if gallery is None else gallery.labels
+    with writing_tables(files, shape) if files else nullcontext(KeptTables(shape)) as filled:
+        for start, stop, values, nn_inds in blocks:
+            filled.append(values, nn_inds)
+            labels = queries.labels[start:stop]
+            first[start:stop] = find_first_of_label(nn_inds, labels, gallery_labels)
+    tables = filled.tables()
+    found = Evaluation(compute_recalls(first, ks, depth), tables.nn_inds, tables.values, first)
     if kept:
         kept.remove()
     return found
@@ -166,6 +178,5 @@ def measure(
 ) -> Evaluation:
     """Recall of a table by the labels of the images."""
     gallery_labels = queries.labels if gallery is None else gallery.labels
-    metrics = compute_recall(nn_inds, queries.labels, gallery_labels, ks)
-    first = find_first_hits(nn_inds, queries.labels, gallery_labels)
-    return Evaluation(metrics, nn_inds, values, first)
+    first = find_first_of_label(nn_inds, queries.labels, gallery_labels)
+    return Evaluation(compute_recalls(first, ks, nn_inds.shape[1]), nn_inds, values, first)

@@ -1,18 +1,32 @@
-"""Global retrieval: exact nearest neighbours of the global features, recall@k, neighbour tables."""
+"""Global retrieval: exact nearest neighbours of the global features, and tables of them."""
 
-import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rrt_sop.datasets.image_list import ImageList
-from utils.knn import search
-from utils.nn_tables import save_nn_inds
-from utils.paths import atomic_write
-from utils.recall import recall_from_labels
+from utils.knn import Found, search_blocks
+from utils.nn_tables import ArrayWriter, record_path, writing_array, writing_nn_inds
+from utils.paths import atomic_path
 
-BLOCK = 4096  # queries whose labels are compared at a time
+
+class Tables(NamedTuple):
+    """Ranked lists of all queries."""
+
+    values: np.ndarray  # (Q, K) float32: squared distances ascending, or logits descending
+    nn_inds: np.ndarray  # (Q, K) int64 gallery indices, best first
+
+
+class TableFiles(NamedTuple):
+    """Where `nn_dists.pkl` and `nn_inds.pkl` go, and what the record of the latter says."""
+
+    folder: str | Path
+    origin: dict[str, Any]
+    copy: str | Path | None = None  # of the table and its record
 
 
 def normalize(features: np.ndarray) -> np.ndarray:
@@ -23,44 +37,23 @@ def normalize(features: np.ndarray) -> np.ndarray:
 
 def find_neighbours(
     queries: np.ndarray, gallery: np.ndarray | None, depth: int, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, K) squared L2 distances, ascending, and gallery indices; K = min(depth, what there is).
+) -> tuple[int, Iterator[Found]]:
+    """K = min(depth, what there is), and blocks of queries with their K neighbours.
 
-    Features are normalised (again). Without a gallery the queries are searched in themselves, and
-    each one's first neighbour is dropped without a look, as published: it is taken to be the query
-    itself. `options` go to `utils.knn.search`.
+    A block: first query, last + 1, squared L2 distances (n, K), ascending, gallery indices (n, K);
+    arrays are good until the next block. Features are normalised (again). Without a gallery the
+    queries are searched in themselves, and each one's first neighbour is dropped without a look,
+    as published: it is taken to be the query itself. `options` go to `utils.knn.search_blocks`.
     """
     queries = normalize(queries)
-    if gallery is None:
-        k = min(depth, len(queries) - 1)
-        if k < 1:
-            raise ValueError(f"{len(queries)} image cannot be matched against itself")
-        dists, inds = search(queries, queries, k + 1, metric="l2", **options)
-        return np.ascontiguousarray(dists[:, 1:]), np.ascontiguousarray(inds[:, 1:])
-    return search(queries, normalize(gallery), min(depth, len(gallery)), metric="l2", **options)
-
-
-def compute_recall(
-    nn_inds: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray, ks: tuple[int, ...]
-) -> dict[str, float]:
-    """{"R@k": percent, 2 decimals}; a k beyond the table's columns counts the columns there are."""
-    recalls = recall_from_labels(nn_inds, query_labels, gallery_labels, ks, truncated=True)
-    return {f"R@{k}": round(100 * value, 2) for k, value in recalls.items()}
-
-
-def find_first_hits(
-    nn_inds: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray
-) -> np.ndarray:
-    """(Q,) int64 column of the first image of the query's label; K where there is none.
-
-    A query counts for R@k exactly if this is below k.
-    """
-    first = np.empty(len(nn_inds), np.int64)
-    for start in range(0, len(nn_inds), BLOCK):
-        part = slice(start, start + BLOCK)
-        hits = gallery_labels[nn_inds[part]] == query_labels[part, None]
-        first[part] = np.where(hits.any(axis=1), hits.argmax(axis=1), nn_inds.shape[1])
-    return first
+    if gallery is not None:
+        depth = min(depth, len(gallery))
+        return depth, search_blocks(queries, normalize(gallery), depth, "l2", **options)
+    depth = min(depth, len(queries) - 1)
+    if depth < 1:
+        raise ValueError(f"{len(queries)} image cannot be matched against itself")
+    blocks = search_blocks(queries, queries, depth + 1, "l2", **options)
+    return depth, ((start, stop, dists[:, 1:], inds[:, 1:]) for start, stop, dists, inds in blocks)
 
 
 def neighbour_origin(queries: ImageList, gallery: ImageList | None = None) -> dict[str, Any]:
@@ -69,22 +62,57 @@ def neighbour_origin(queries: ImageList, gallery: ImageList | None = None) -> di
     return origin if gallery is None else {**origin, "gallery": gallery.origin()}
 
 
-def save_neighbours(
-    folder: str | Path,
-    dists: np.ndarray,
-    nn_inds: np.ndarray,
-    origin: dict[str, Any],
-    copy: str | Path | None = None,
-) -> Path:
-    """Write nn_dists.pkl (float32) and nn_inds.pkl (int64) into `folder`; returns the latter.
+class KeptTables:
+    """Ranked lists in memory, filled some queries at a time."""
 
-    `copy`: where the table goes as well.
-    """
-    folder = Path(folder)
-    atomic_write(
-        folder / "nn_dists.pkl",
-        pickle.dumps(np.ascontiguousarray(dists, dtype=np.float32), protocol=4),
-    )
-    for path in (folder / "nn_inds.pkl", *([] if copy is None else [Path(copy)])):
-        save_nn_inds(path, nn_inds, origin)
-    return folder / "nn_inds.pkl"
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.values, self.nn_inds = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        self.rows = 0
+
+    def append(self, values: np.ndarray, nn_inds: np.ndarray) -> None:
+        part = slice(self.rows, self.rows + len(values))
+        self.values[part], self.nn_inds[part] = values, nn_inds
+        self.rows = part.stop
+
+    def tables(self) -> Tables:
+        return Tables(self.values, self.nn_inds)
+
+
+class WrittenTables:
+    """The same in files, which are never held as a whole."""
+
+    def __init__(self, folder: Path, values: ArrayWriter, nn_inds: ArrayWriter) -> None:
+        self.writers = {folder / "nn_dists.pkl": values, folder / "nn_inds.pkl": nn_inds}
+
+    def append(self, values: np.ndarray, nn_inds: np.ndarray) -> None:
+        for writer, rows in zip(self.writers.values(), (values, nn_inds), strict=True):
+            writer.append(rows)
+
+    def tables(self) -> Tables:
+        """Read-only memory maps, once the files have their names."""
+        maps = [
+            np.memmap(path, x.dtype, "r", x.offset, x.shape) for path, x in self.writers.items()
+        ]
+        return Tables(*maps)
+
+
+@contextmanager
+def writing_tables(files: TableFiles, shape: tuple[int, int]) -> Iterator[WrittenTables]:
+    """nn_dists.pkl (float32) and nn_inds.pkl (int64) of `shape` (Q, K), filled in the block."""
+    folder = Path(files.folder)
+    table = folder / "nn_inds.pkl"
+    with (
+        writing_array(folder / "nn_dists.pkl", shape, "float32") as values,
+        writing_nn_inds(table, shape, files.origin) as nn_inds,
+    ):
+        yield WrittenTables(folder, values, nn_inds)
+    if files.copy is not None:
+        with atomic_path(files.copy) as copy, atomic_path(record_path(files.copy)) as note:
+            shutil.copyfile(table, copy)
+            shutil.copyfile(record_path(table), note)
+
+
+def save_tables(files: TableFiles, tables: Tables) -> None:
+    """Write whole tables."""
+    with writing_tables(files, tables.nn_inds.shape) as written:
+        written.append(*tables)

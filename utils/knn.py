@@ -21,7 +21,7 @@ from utils.knn_exact import PairScorer, float64_search
 from utils.knn_rows import ROWS, RowSearch
 from utils.nn_tables import load_block, load_nn_inds, save_block, save_nn_inds
 
-__all__ = ["build_nn_table", "load_nn_inds", "save_nn_inds", "search"]
+__all__ = ["build_nn_table", "load_nn_inds", "save_nn_inds", "search", "search_blocks"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,21 @@ Found = tuple[int, int, np.ndarray, np.ndarray]  # first and last + 1 row, goodn
 
 
 def search(
+    queries: np.ndarray, gallery: np.ndarray, k: int, metric: str = "ip", **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best gallery vectors of each query: (scores (Q, k) float32, indices (Q, k) int64).
+
+    `options`, definitions, errors: as in `search_blocks`, which needs no room for all of this.
+    """
+    blocks = search_blocks(queries, gallery, k, metric, **options)
+    scores = np.empty((len(queries), k), np.float32)
+    indices = np.empty((len(queries), k), np.int64)
+    for start, stop, found, which in blocks:
+        scores[start:stop], indices[start:stop] = found, which
+    return scores, indices
+
+
+def search_blocks(
     queries: np.ndarray,
     gallery: np.ndarray,
     k: int,
@@ -48,20 +63,23 @@ def search(
     exclude_self: bool = False,
     first_pass: str = "auto",
     stats: dict[str, Any] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best gallery vectors of each query: (scores (Q, k) float32, indices (Q, k) int64).
+) -> Iterator[Found]:
+    """The k best gallery vectors of each query, some queries after the others.
 
-    Best first; equal scores by lower index. "ip": inner products, descending. "l2": SQUARED
-    distances, ascending. The answer is exact and the same on every machine (module docstring).
+    Yields (first query, last + 1, scores (n, k) float32, indices (n, k) int64); the arrays are
+    good until the next ones are asked for. Best first; equal scores by lower index. "ip": inner
+    products, descending. "l2": SQUARED distances, ascending. The answer is exact and the same on
+    every machine (module docstring).
 
     `queries` (Q, D), `gallery` (G, D): float32 (float16 is widened, float64 in memory rounded to
     float32) arrays or memory maps, which are read in blocks. Handing over one array as both makes
-    a self-search, which needs half the products if its tables fit the budget; each vector then
+    a self-search, which can need half the products if its tables fit the budget; each vector then
     finds itself, unless `exclude_self` drops pair (i, i). `device`: default the GPU if there is
     one. `memory_budget`: bytes beyond input and result, roughly. `first_pass`: "bf16" | "float32"
     | "float64"; "auto" takes bf16 where the processor multiplies it natively. `stats`, a dict,
     receives the first pass used, how many pairs were scored exactly and how many rows each later
-    pass had to take over. ValueError for wrong shapes, k, options, NaN, inf, float32 overflow.
+    pass had to take over. ValueError, at the call, for wrong shapes, k, options, NaN, inf, float32
+    overflow.
     """
     same = is_same(queries, gallery)
     queries, gallery = as_matrix(queries, "queries"), as_matrix(gallery, "gallery")
@@ -75,14 +93,17 @@ def search(
         queries, gallery if not same else queries, k + exclude_self, metric, device,
         memory_budget, first_pass, stats,
     )  # fmt: skip
-    scores = np.empty((len(queries), k), np.float32)
-    indices = np.empty((len(queries), k), np.int64)
-    for start, stop, goodness, found in run.blocks(progress=progress):
+    return as_scores(run.blocks(progress), metric, exclude_self)
+
+
+def as_scores(blocks: Iterator[Found], metric: str, exclude_self: bool) -> Iterator[Found]:
+    """Blocks of goodness as what `search_blocks` tells."""
+    for start, stop, goodness, indices in blocks:
         if exclude_self:
-            goodness, found = drop_self(goodness, found, start)
-        scores[start:stop] = goodness if metric == "ip" else 0.0 - goodness
-        indices[start:stop] = found
-    return scores, indices
+            goodness, indices = drop_self(goodness, indices, start)
+        if metric == "l2":
+            np.subtract(0.0, goodness, out=goodness)  # not its negative, which can be -0
+        yield start, stop, goodness, indices
 
 
 def is_same(a: Any, b: Any) -> bool:
@@ -180,14 +201,16 @@ class _Search:
         if queries is not gallery:
             self.left = Operand(queries, dtype, metric, self.device, keep=False)
         self._check_sizes()
-        factor = (gallery.size + 6 * len(gallery)) * (2 if dtype == torch.bfloat16 else 4)
+        factor = (gallery.size + 6 * len(gallery)) * dtype.itemsize
+        buffers, self.row_bytes = RowSearch.memory(len(gallery), dtype.itemsize)
         self.by_rows = (
             self.device.type == "cpu"
             and len(gallery) <= WHOLE_ROWS * k
             and gallery.shape[1] < LONG
             and not self.all_in_float64
-            and factor + rounded <= memory_budget // 2
+            and factor + rounded + buffers <= memory_budget // 2
         )
+        self.spare = memory_budget - factor - rounded - buffers
         self._plan(rounded if keep else 0)
         self.scorer = PairScorer(
             queries, gallery, metric, (self.left.norms, self.right.norms), self.device
@@ -203,7 +226,7 @@ class _Search:
         self.block = self.width = side
         if self.by_rows:
             self.mirrored = False
-            self.block = int(np.clip(self.budget // (128 * len(self.gallery)), 16, ROWS))
+            self.block = int(np.clip(self.spare // self.row_bytes, 16, ROWS))
         elif not self.mirrored:
             self.width = max(side, 4 * self.k)
             row = 6 * self.width + 3 * per_row + 6 * self.gallery.shape[1]

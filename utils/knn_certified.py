@@ -91,11 +91,12 @@ class Operand:
         other.dtype, other.kept, other.losses = torch.float32, None, np.zeros_like(self.losses)
         return other
 
-    def block(self, part: slice, left: bool) -> Tensor:
+    def block(self, part: slice, left: bool, shift: float = 0.0) -> Tensor:
         """(n, K) rows of the left or right factor; K = D, or D + 6 for the squared distance.
 
         q.g - |q|^2 / 2 - |g|^2 / 2 as one product: each half square is split into three numbers
-        of the precision (24 bits at least), which meet ones on the other side.
+        of the precision (24 bits at least), which meet ones on the other side. `shift` is added
+        to all these values (not to inner products): those near zero are rounded least.
         """
         if self.kept is not None:
             block = self.kept[part]
@@ -103,7 +104,7 @@ class Operand:
             block = to_tensor(self.vectors[part], self.device).to(self.dtype)
         if self.metric == "ip":
             return block
-        rest = torch.from_numpy(-0.5 * self.norms[part] ** 2).to(self.device)
+        rest = torch.from_numpy(shift - 0.5 * self.norms[part] ** 2).to(self.device)
         halves = torch.empty(len(block), 3, dtype=self.dtype, device=self.device)
         for i in range(3):
             halves[:, i] = rest.to(self.dtype)
@@ -117,17 +118,20 @@ def row_norms(block: Tensor) -> np.ndarray:
     return block.double().square_().sum(dim=1).sqrt_().cpu().numpy()
 
 
-def value_errors(queries: Operand, gallery: Operand, part: slice) -> Tensor:
-    """E0 of the rows `part` against any gallery vector: (n,) float64; inf where unbounded."""
+def value_errors(queries: Operand, gallery: Operand, part: slice, shift: float = 0.0) -> Tensor:
+    """E0 of the rows `part` against any gallery vector: (n,) float64; inf where unbounded.
+
+    `shift`: what was added to squared distances; the rounding of scores is that of unshifted ones.
+    """
     a, a_loss = queries.norms[part], queries.losses[part]
     b, b_loss = gallery.norms.max(), gallery.losses.max()
     terms = (a + a_loss) * (b + b_loss)
     error = a_loss * b + (a + a_loss) * b_loss
     length = queries.vectors.shape[1]
     if gallery.metric == "l2":
-        halves = 0.5 * (a**2 + b**2)
+        halves = 0.5 * (a**2 + b**2) + abs(shift)
         terms, length = terms + halves, length + 6
-        error = error + SINGLE * halves
+        error = error + SINGLE * (halves + 4 * abs(shift))
     error = error + SLACK[queries.device.type] * length * SINGLE * terms
     error = 1.0001 * error + length * 2.0**-125 * (1 + a + b)  # the tail: denormals taken as 0
     return torch.from_numpy(np.nan_to_num(error, nan=np.inf)).to(queries.device)

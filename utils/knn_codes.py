@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.knn_exact import workers
+from utils.torch_threads import workers
 
-STRIP = 256  # rows of a tile worked on at a time: they stay in the cache
+STRIP = 1 << 21  # bytes of a tile worked on at a time: they stay in the cache
 GROUP = 8  # codes of a row of a tile that are looked at together
 
 
@@ -24,12 +24,13 @@ def as_codes(values: Tensor) -> Tensor:
     if values.dtype != torch.bfloat16 or values.device.type != "cpu":
         return values
     codes = values.view(torch.int16)
-
-    def flip(strip: np.ndarray) -> None:
-        strip ^= (strip >> 15) & np.int16(0x7FFF)
-
     in_strips(flip, codes.numpy())
     return codes
+
+
+def flip(strip: np.ndarray) -> None:
+    """int16 views of bfloat16 numbers to their codes, in place."""
+    strip ^= (strip >> 15) & np.int16(0x7FFF)
 
 
 def from_codes(codes: Tensor) -> Tensor:
@@ -48,9 +49,10 @@ def least_codes(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def in_strips(function: Callable[..., Any], *tiles: np.ndarray) -> list[Any]:
-    """The function's results on STRIP rows of the arrays at a time, by all threads, in order."""
-    starts = range(0, len(tiles[0]), STRIP)
-    return list(workers().map(lambda i: function(*(x[i : i + STRIP] for x in tiles)), starts))
+    """The function's results on a few rows of the arrays at a time, by all threads, in order."""
+    step = max(1, STRIP * len(tiles[0]) // max(1, tiles[0].nbytes))
+    starts = range(0, len(tiles[0]), step)
+    return list(workers().map(lambda i: function(*(x[i : i + step] for x in tiles)), starts))
 
 
 def kth_largest(rows: Tensor, k: int) -> Tensor:
@@ -65,6 +67,18 @@ def kth_largest(rows: Tensor, k: int) -> Tensor:
         return strip[:, place].copy()
 
     return torch.from_numpy(np.concatenate(in_strips(select, rows.numpy())))
+
+
+def true_places(mask: np.ndarray) -> np.ndarray:
+    """np.flatnonzero of a whole number of eight booleans, quicker where a few in a hundred are."""
+    words = mask.reshape(-1).view(np.uint64)
+    used = np.flatnonzero(words != 0)
+    found = np.flatnonzero(words[used].view(bool))
+    at = used[found >> 3]
+    at <<= 3
+    found &= 7
+    at |= found
+    return at
 
 
 def entries(mask: Tensor) -> Tensor:

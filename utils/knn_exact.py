@@ -8,8 +8,6 @@ the squared distance, so that larger is better; a ranking is ordered by goodness
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -17,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.torch_threads import workers
+
 STEP = 1 << 17  # numbers per step: as float32 and float64 they stay in a cache of 2 MB
 ROWS, COLUMNS = 256, 4096  # tile of the float64 search
+VECTOR = 8  # float64 numbers of a machine word
 DOUBLE = 2.0**-53  # unit round-off of float64
 INDEX_MASK = 0xFFFFFFFF
 
@@ -38,16 +39,6 @@ def defined_scores(a: np.ndarray, b: np.ndarray, metric: str) -> np.ndarray:
     a, b = a.astype(np.float64), b.astype(np.float64)
     terms = a * b if metric == "ip" else -np.square(a - b)
     return tree_sum(terms).astype(np.float32) + np.float32(0)  # -0 becomes 0
-
-
-def workers() -> ThreadPoolExecutor:
-    """As many threads as torch has, for numpy calls (which let go of the interpreter's lock)."""
-    return _pool(torch.get_num_threads())
-
-
-@cache
-def _pool(size: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(size)
 
 
 class PairScorer:
@@ -105,21 +96,59 @@ class PairScorer:
             size = self.norms[0][rows] * self.norms[1][columns]
         else:
             size = np.abs(sums)
-        return self._settle(rows, columns, sums, 2 * (raw.shape[1] + 4) * DOUBLE * size)
-
-    def _settle(
-        self, rows: np.ndarray, columns: np.ndarray, sums: np.ndarray, error: np.ndarray
-    ) -> np.ndarray:
-        """Rounds `sums` to float32; the definition decides where `error` leaves a choice."""
-        rounded = sums.astype(np.float32) + np.float32(0)
-        low, high = (sums - error).astype(np.float32), (sums + error).astype(np.float32)
-        open_ = np.flatnonzero(low != high)
-        step = max(1, STEP // self.gallery.shape[1])
-        for i in range(0, len(open_), step):
-            at = open_[i : i + step]
-            a, b = self.queries[rows[at]], self.gallery[columns[at]]
-            rounded[at] = defined_scores(a, b, self.metric)
+        rounded, open_ = round_sums(sums, 2 * (raw.shape[1] + 4) * DOUBLE * size)
+        rounded[open_] = self._define(rows[open_], columns[open_])
         return rounded
+
+    def factor(self, part: slice, left: bool) -> Tensor:
+        """(n, K) float64: `part` of the queries (`left`) or of the gallery, for inner products.
+
+        K = D for these, at least D + 2 for q.g - |q|^2 / 2 - |g|^2 / 2, half the negative squared
+        distance; the rest is zero, up to a whole number of VECTOR, which products are quick at.
+        """
+        vectors, norms = (self.queries if left else self.gallery), self.norms[0 if left else 1]
+        n, dim = vectors[part].shape
+        used = dim if self.metric == "ip" else dim + 2
+        block = np.zeros((n, used + -used % VECTOR))
+        block[:, :dim] = vectors[part]
+        if self.metric == "l2":
+            block[:, dim + left] = -0.5 * np.square(norms[part])
+            block[:, dim + (not left)] = 1
+        return torch.from_numpy(block)
+
+    def chosen_of_tile(
+        self, left: Tensor, first_row: int, part: slice, starts: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """The same for chosen pairs of a tile of (n, m) pairs, quicker where rows have several.
+
+        `left`: `factor` of its n queries, which begin at `first_row`; `part`: its m gallery
+        vectors. `columns` (P,): columns of the tile, row after row, those of row i from
+        `starts[i]` to `starts[i + 1]`.
+        """
+        right = self.factor(part, left=False)
+        zeros = torch.zeros(len(columns), dtype=torch.float64)
+        chosen = torch.sparse_csr_tensor(
+            torch.from_numpy(starts), torch.from_numpy(columns), zeros, (len(left), len(right)),
+            check_invariants=False,
+        )  # fmt: skip
+        scale = 1.0 if self.metric == "ip" else 2.0
+        sums = torch.sparse.sampled_addmm(chosen, left, right.T, beta=0, alpha=scale).values()
+        a, b = self.norms[0][first_row : first_row + len(left)], self.norms[1][part].max()
+        size = a * b if self.metric == "ip" else np.square(a + b)
+        error = 4 * (self.gallery.shape[1] + 4) * DOUBLE * size
+        rounded, open_ = round_sums(sums.numpy(), np.repeat(error, np.diff(starts)))
+        rows = first_row - 1 + np.searchsorted(starts, open_, side="right")
+        rounded[open_] = self._define(rows, part.start + columns[open_])
+        return rounded
+
+    def _define(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """`defined_scores` of the pairs."""
+        goodness = np.empty(len(rows), np.float32)
+        step = max(1, STEP // self.gallery.shape[1])
+        for i in range(0, len(rows), step):
+            a, b = self.queries[rows[i : i + step]], self.gallery[columns[i : i + step]]
+            goodness[i : i + step] = defined_scores(a, b, self.metric)
+        return goodness
 
     def _on_device(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The definition itself, in steps of 2^15 pairs (1 GB at D = 2048)."""
@@ -133,6 +162,16 @@ class PairScorer:
             terms = a.mul_(b) if self.metric == "ip" else a.sub_(b).square_().neg_()
             goodness[i : i + (1 << 15)] = tree_sum(terms)
         return goodness + 0.0
+
+
+def round_sums(sums: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) float64 to float32, and the places where an error up to `error` leaves two of these."""
+    low, high = np.empty(len(sums), np.float32), np.empty(len(sums), np.float32)
+    np.subtract(sums, error, out=low, dtype=np.float64, casting="same_kind")
+    np.add(sums, error, out=high, dtype=np.float64, casting="same_kind")
+    open_ = np.flatnonzero(low != high)
+    low += 0  # -0 becomes 0
+    return low, open_
 
 
 def spans(cuts: np.ndarray) -> Iterator[tuple[int, int]]:

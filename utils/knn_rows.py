@@ -1,13 +1,19 @@
 """Exact search for many neighbours: whole rows of scores at a time, on the processor.
 
 Tables of candidates (`knn_certified`) cost per kept pair, which is little for the first hundred
-and most of the time for the first thousand. Here a few queries meet the whole gallery in one
-product of low precision; everyone at or above the floor of a row gets its defined score at once,
-by the same error bounds, and the row is sorted.
+and most of the time for the first thousand. Here a few queries at a time meet the whole gallery in
+one product of low precision, which tells the floor of each row by the same error bounds, and who
+is at or above it. These pairs of many queries get their defined scores together, tile after tile
+of the gallery, so that a vector is fetched once for all who need it; then each row is sorted.
 """
+
+import warnings
+from threading import local
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from utils.knn_certified import (
     OUTPUT_ERROR,
@@ -17,11 +23,26 @@ from utils.knn_certified import (
     lowest_values,
     value_errors,
 )
-from utils.knn_codes import as_codes, from_codes, kth_at_least, least_codes
-from utils.knn_exact import PairScorer, from_rank_keys, rank_keys, workers
+from utils.knn_codes import flip, from_codes, least_codes, true_places
+from utils.knn_exact import PairScorer, from_rank_keys, rank_keys
+from utils.torch_threads import workers
 
-ROWS = 256  # queries of a product
-SHARE = 16  # of them for a thread at a time
+ROWS = 1024  # queries of a block at most
+FEW = 128  # queries of a product, by one thread: its values stay in the cache
+WIDTH = 4096  # gallery vectors of a tile
+TOGETHER = 4  # codes of a row that stand for one in the search of its k-th
+SHARES = 8  # parts of a block that are sorted by a thread at a time
+BEYOND = 1.25  # squared distances are shifted by so many times the k-th one of the block before
+
+
+class Product(NamedTuple):
+    """What a product of a few queries with the gallery told."""
+
+    at: np.ndarray  # (P,) int64 places in (n, G) of the pairs that can be among the best of a row
+    cuts: np.ndarray  # (n, tiles + 1) int64: where the pairs of a row and a tile begin in `at`
+    kth: float  # mean of the k-th values, nearly
+    values: Tensor  # of the first row's pairs, to be held against their scores
+    error: Tensor  # (1,) E0 of these
 
 
 class RowSearch:
@@ -30,34 +51,112 @@ class RowSearch:
     def __init__(self, left: Operand, right: Operand, scorer: PairScorer, k: int) -> None:
         """`left`, `right`: the factors of queries and gallery, as in `collect_candidates`."""
         self.left, self.right, self.scorer, self.k = left, right, scorer, k
-        self.factor = right.block(slice(0, len(right.norms)), left=False).T
+        self.width, self.metric = len(right.norms), scorer.metric
+        self.factor = right.block(slice(0, self.width), left=False).T
+        self.unit, self.shift = OUTPUT_ERROR[right.dtype], 0.0
+        self.edges = np.append(np.arange(0, self.width, WIDTH), self.width)
+        self.of_thread = local()
+        self.goodness = np.empty((ROWS, k), np.float32)
+        self.indices = np.empty((ROWS, k), np.int64)
+        with warnings.catch_warnings():  # the first sparse tensor of a process says that it is new
+            warnings.simplefilter("ignore", UserWarning)
+            torch.zeros(1, 1).to_sparse_csr()
+
+    @staticmethod
+    def memory(n_gallery: int, itemsize: int) -> tuple[int, int]:
+        """Bytes held throughout, beside the factor; bytes per query of a block at the worst."""
+        return torch.get_num_threads() * FEW * n_gallery * (itemsize + 2), 24 * n_gallery
 
     def __call__(self, part: slice) -> tuple[np.ndarray, np.ndarray, int]:
-        """Goodness (n, k) float32, indices (n, k) int64 of the queries `part`; pairs scored."""
+        """Goodness (n, k) float32, indices (n, k) int64 of at most ROWS queries; pairs scored.
+
+        Both lie in memory that the next call writes to.
+        """
+        starts = range(part.start, part.stop, FEW)
+        parts = [slice(start, min(start + FEW, part.stop)) for start in starts]
         with full_precision():
-            values = torch.mm(self.left.block(part, left=True), self.factor)
-        codes, errors = as_codes(values), value_errors(self.left, self.right, part)
-        numbers, own = codes.numpy(), errors.numpy()
-        unit = OUTPUT_ERROR[self.right.dtype]
-        kth = from_codes(kth_at_least(codes, self.k, by_column=False))
-        floors = least_codes(lowest_values(kth, errors, unit), codes.dtype).numpy()
-        best = np.empty((len(codes), self.k), np.int64)
+            products = list(workers().map(self._multiply, parts))
+        n_pairs = self._settle(part, products)
+        if self.metric == "l2":
+            kth = np.mean([product.kth for product in products])
+            self.shift = BEYOND * max(0.0, self.shift - float(kth))
+        n = part.stop - part.start
+        return self.goodness[:n], self.indices[:n], n_pairs
 
-        def settle(start: int) -> int:
-            rows = range(start, min(start + SHARE, len(codes)))
-            found = [np.flatnonzero(numbers[i] >= floors[i]) for i in rows]
-            columns, ends = np.concatenate(found), np.cumsum([len(x) for x in found])
-            of_row = np.repeat(np.arange(rows.start, rows.stop), np.diff(ends, prepend=0))
-            goodness = torch.from_numpy(self.scorer.sums(part.start + of_row, columns))
-            low = from_codes(torch.from_numpy(numbers[of_row, columns]))
-            error = torch.from_numpy(own[of_row])
-            check_bound(low, goodness, error, unit, self.scorer.metric)
-            keys = rank_keys(goodness, torch.from_numpy(columns)).numpy()
-            for i, of_one in zip(rows, np.split(keys, ends[:-1]), strict=True):
-                of_one.sort()
-                best[i] = of_one[: -self.k - 1 : -1]
-            return len(columns)
+    def _multiply(self, part: slice) -> Product:
+        """All pairs of the queries `part` that can be among the k best of their row."""
+        if not hasattr(self.of_thread, "values"):
+            self.of_thread.values = torch.empty((FEW, self.width), dtype=self.right.dtype)
+        values = self.of_thread.values[: part.stop - part.start]
+        torch.mm(self.left.block(part, left=True, shift=self.shift), self.factor, out=values)
+        errors = value_errors(self.left, self.right, part, self.shift)
+        codes = values.view(torch.int16) if values.dtype == torch.bfloat16 else values
+        kth = from_codes(self._kth(codes))
+        floors = lowest_values(kth, errors, self.unit)
+        if codes is not values and not (floors >= 0).all():
+            flip(codes.numpy())  # bits that are negative numbers have another order among them
+            kth = from_codes(self._kth(codes))
+            floors = lowest_values(kth, errors, self.unit)
+        at = self._reaching(codes.numpy(), least_codes(floors, codes.dtype).numpy()[:, None])
+        cuts = np.searchsorted(at, self.width * np.arange(len(codes))[:, None] + self.edges)
+        some = from_codes(codes[0, torch.from_numpy(at[: cuts[0, -1]])])
+        return Product(at, cuts, float(kth.double().mean()), some, errors[:1])
 
-        n_pairs = sum(workers().map(settle, range(0, len(codes), SHARE)))
-        goodness, indices = from_rank_keys(torch.from_numpy(best))
-        return goodness.numpy(), indices.numpy(), n_pairs
+    def _kth(self, codes: Tensor) -> Tensor:
+        """Lower bound of the k-th largest code of each row, nearly equal to it."""
+        whole = self.width - self.width % TOGETHER
+        if whole >= 8 * self.k * TOGETHER:
+            rows = codes[:, :whole].view(len(codes), TOGETHER, -1).amax(dim=1).numpy()
+        else:
+            rows = codes.numpy().copy()
+        place = rows.shape[1] - self.k
+        rows.partition(place, axis=1)
+        return torch.from_numpy(rows[:, place].copy())
+
+    def _reaching(self, codes: np.ndarray, floors: np.ndarray) -> np.ndarray:
+        """Places (P,) of the codes at or above the floors (n, 1)."""
+        above = np.zeros(codes.size + -codes.size % 8, bool)
+        np.greater_equal(codes, floors, out=above[: codes.size].reshape(codes.shape))
+        return true_places(above)
+
+    def _settle(self, part: slice, products: list[Product]) -> int:
+        """Score the pairs and write the results of the queries `part`; how many pairs it took."""
+        n, queries = part.stop - part.start, self.scorer.factor(part, left=True)
+        at = np.concatenate([product.at for product in products])
+        skipped = np.cumsum([0, *(len(product.at) for product in products)])
+        cuts = np.concatenate([x.cuts + skip for x, skip in zip(products, skipped, strict=False)])
+        keys = np.full((n, np.ptp(cuts[:, [0, -1]], axis=1).max()), np.iinfo(np.int64).min)
+        first_at = self.width * (np.arange(n) % FEW)
+        first_key = keys.shape[1] * np.arange(n)
+
+        def score(tile: int) -> None:
+            start, counts = self.edges[tile], cuts[:, tile + 1] - cuts[:, tile]
+            starts = np.concatenate([[0], np.cumsum(counts)])
+            mine = np.arange(starts[-1]) + np.repeat(cuts[:, tile] - starts[:-1], counts)
+            columns = at[mine] - np.repeat(first_at + start, counts)
+            vectors = slice(start, self.edges[tile + 1])
+            goodness = self.scorer.chosen_of_tile(queries, part.start, vectors, starts, columns)
+            columns += start
+            mine += np.repeat(first_key - cuts[:, 0], counts)
+            found = rank_keys(torch.from_numpy(goodness), torch.from_numpy(columns))
+            keys.reshape(-1)[mine] = found.numpy()
+
+        def sort(rows: np.ndarray) -> None:
+            mine = keys[rows[0] : rows[-1] + 1]
+            mine.sort(axis=1)
+            best = np.ascontiguousarray(mine[:, : -self.k - 1 : -1])
+            goodness, indices = from_rank_keys(torch.from_numpy(best))
+            self.goodness[rows], self.indices[rows] = goodness.numpy(), indices.numpy()
+
+        list(workers().map(score, range(len(self.edges) - 1)))
+        for product, found in zip(products, keys[::FEW], strict=True):
+            self._check(product, torch.from_numpy(found[: len(product.values)]))
+        list(workers().map(sort, np.array_split(np.arange(n), min(n, SHARES))))
+        return len(at)
+
+    def _check(self, product: Product, keys: Tensor) -> None:
+        """RuntimeError where scores of the first row lie further from their values than can be."""
+        goodness = from_rank_keys(keys)[0].double()
+        goodness += self.shift * (1 if self.metric == "ip" else 2)
+        errors = product.error.expand(goodness.shape)
+        check_bound(product.values, goodness, errors, self.unit, self.metric)

@@ -7,16 +7,27 @@ and are checked by type, shape and range alone.
 
 import hashlib
 import json
-import pickle
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from utils.paths import atomic_path, hash_names, require_file
 from utils.pickles import load_foreign
 
-__all__ = ["hash_names", "load_block", "load_nn_inds", "record_path", "save_block", "save_nn_inds"]
+__all__ = [
+    "hash_names",
+    "load_block",
+    "load_nn_inds",
+    "record_path",
+    "save_block",
+    "save_nn_inds",
+    "writing_array",
+    "writing_nn_inds",
+]
 
 REMEDY = "make it again with overwrite=True, or give the table of this set"
 
@@ -27,25 +38,94 @@ def record_path(path: str | Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def save_nn_inds(path: str | Path, nn_inds: np.ndarray, made_from: dict[str, Any]) -> None:
-    """Write the table (Q, K) and its record; an interrupt leaves the old pair or a refused one.
+class ArrayWriter:
+    """A pickled array (N, K) that is written some rows at a time, and never held as a whole."""
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, int], dtype: str) -> None:
+        """`file`: open for writing; `dtype`: "int64" | "float32"."""
+        self.file, self.shape, self.dtype = file, shape, np.dtype(dtype)
+        self.rows, self.digest = 0, hashlib.sha256()
+        head = _pickle_head(shape, self.dtype)
+        self.offset = len(head)  # of the first number in the file
+        self._write(head)
+
+    def append(self, rows: np.ndarray) -> None:
+        """The next rows (n, K); ValueError for others than there is room for."""
+        if rows.ndim != 2 or rows.shape[1] != self.shape[1]:
+            raise ValueError(f"rows are {rows.shape}, expected (n, {self.shape[1]})")
+        self.rows += len(rows)
+        self._write(np.ascontiguousarray(rows, self.dtype).data)
+
+    def finish(self) -> None:
+        """The end of the pickle; ValueError when rows are missing or there are too many."""
+        if self.rows != self.shape[0]:
+            raise ValueError(f"{self.rows} rows were written, expected {self.shape[0]}")
+        self._write(b"tb.")  # tuple of the state, built into the array, stop
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self.digest.update(data)
+        self.file.write(data)
+
+
+def _pickle_head(shape: tuple[int, int], dtype: np.dtype) -> bytes:
+    """What pickle writes of an array (N, K), protocol 4, up to its numbers in C order.
+
+    The names are those of every version of numpy, so that older ones can read it.
+    """
+    code = f"{dtype.kind}{dtype.itemsize}".encode()
+    whole = [b"J" + struct.pack("<i", n) for n in shape]
+    return b"".join(
+        [
+            b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n",
+            b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R",  # of (ndarray, (0,), b"b")
+            b"(K\x01", *whole, b"\x86",  # its state: version 1, shape,
+            b"cnumpy\ndtype\n\x8c", bytes([len(code)]), code, b"\x89\x88\x87R",  # dtype,
+            b"(K\x03\x8c\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",  # its order,
+            b"\x89\x8e", struct.pack("<Q", shape[0] * shape[1] * dtype.itemsize),  # C order, bytes
+        ]
+    )  # fmt: skip
+
+
+@contextmanager
+def _filled(path: Path, shape: tuple[int, int], dtype: str) -> Iterator[ArrayWriter]:
+    with open(path, "wb") as file:
+        writer = ArrayWriter(file, shape, dtype)
+        yield writer
+        writer.finish()
+
+
+@contextmanager
+def writing_array(path: str | Path, shape: tuple[int, int], dtype: str) -> Iterator[ArrayWriter]:
+    """A pickled array that gets its name when all its rows are there."""
+    with atomic_path(path) as temporary, _filled(temporary, shape, dtype) as writer:
+        yield writer
+
+
+@contextmanager
+def writing_nn_inds(
+    path: str | Path, shape: tuple[int, int], made_from: dict[str, Any]
+) -> Iterator[ArrayWriter]:
+    """A neighbour table (Q, K) and its record; an interrupt leaves the old pair or a refused one.
 
     `made_from`: set, descriptors, hash of names or vectors, ...: plain JSON values, compared on
     loading. Shape and sha256 of the table file are added.
     """
-    nn_inds = np.ascontiguousarray(nn_inds)
+    record = {"made_from": made_from, "shape": list(shape)}
+    json.dumps(record)  # a TypeError comes before the work
+    with atomic_path(path) as table, atomic_path(record_path(path)) as note:
+        with _filled(table, shape, "int64") as writer:
+            yield writer
+        record["sha256"] = writer.digest.hexdigest()
+        note.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def save_nn_inds(path: str | Path, nn_inds: np.ndarray, made_from: dict[str, Any]) -> None:
+    """Write the whole table (Q, K) and its record, as `writing_nn_inds`."""
+    nn_inds = np.asarray(nn_inds)
     if nn_inds.ndim != 2 or nn_inds.dtype.kind not in "iu":
         raise ValueError(f"nn_inds is {nn_inds.dtype} {nn_inds.shape}, expected int64 (Q, K)")
-    data = pickle.dumps(nn_inds.astype(np.int64, copy=False), protocol=4)
-    record = {
-        "made_from": made_from,
-        "shape": list(nn_inds.shape),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    text = json.dumps(record, indent=2, sort_keys=True)
-    with atomic_path(path) as table, atomic_path(record_path(path)) as note:
-        table.write_bytes(data)
-        note.write_text(text + "\n")
+    with writing_nn_inds(path, nn_inds.shape, made_from) as writer:
+        writer.append(nn_inds)
 
 
 def load_nn_inds(

@@ -1,85 +1,67 @@
-"""Recall@k: the share of queries with a right image among the first k of their ranking."""
+"""Recall@k: the share of queries with a right image among the first k of their ranking.
 
-from collections.abc import Sequence
+Which ranked images are right is told by labels (products) or by lists of positives (places); the
+first right one of each query says all about its recall.
+"""
+
+from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+BLOCK = 4096  # queries whose labels are compared at a time
 
 
-def recall_from_labels(
-    nn_inds: np.ndarray,
-    query_labels: ArrayLike,
-    gallery_labels: ArrayLike,
-    ks: Sequence[int],
-    truncated: bool = False,
-) -> dict[int, float]:
-    """Recall@k, fractions, where an image of the query's label is right.
+def hits_from_positives(nn_inds: np.ndarray, counts: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """(Q, K) bool: which of the ranked images (Q, K) are positives of their query.
 
-    `nn_inds`: (Q, K) gallery indices, nearest first, without the query itself if it is in the
-    gallery. Labels: (Q,) and (G,). A k beyond K is an error unless `truncated`, which counts a
-    short list as it is (R@100 of 15 columns = R@15).
+    `counts` (Q,): positives of each query, whose gallery numbers follow each other in `indices`,
+    ascending for each. ValueError where lists and positives are of different queries.
     """
-    query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
-    head = _checked_head(nn_inds, len(query_labels), ks, truncated)
-    if head.size and head.max() >= len(gallery_labels):
-        raise ValueError(
-            f"nn_inds refer to gallery image {head.max()}, but there are {len(gallery_labels)} "
-            "gallery labels: were they made for another set?"
-        )
-    return _recall_of_hits(gallery_labels[head] == query_labels[:, None], ks)
+    if len(nn_inds) != len(counts):
+        raise ValueError(f"{len(nn_inds)} ranked lists, but positives of {len(counts)} queries")
+    stride = 1 + max(int(nn_inds.max(initial=0)), int(indices.max(initial=0)))
+    wanted = indices + stride * np.repeat(np.arange(len(counts)), counts)  # ascending
+    keys = nn_inds + stride * np.arange(len(nn_inds))[:, None]
+    if not len(wanted):
+        return np.zeros(nn_inds.shape, bool)
+    place = np.searchsorted(wanted, keys).clip(max=len(wanted) - 1)
+    return wanted[place] == keys
 
 
-def recall_from_positives(
-    nn_inds: np.ndarray,
-    positives: Sequence[ArrayLike],
-    ks: Sequence[int],
-    truncated: bool = False,
-    skip_empty: bool = False,
-) -> dict[int, float]:
-    """Recall@k, fractions, where `positives[q]` lists the right gallery indices of query q.
+def find_first_hits(hits: np.ndarray) -> np.ndarray:
+    """(Q, K) bool -> (Q,) int64 column of the first right image, K where there is none.
 
-    `nn_inds`: (Q, K) gallery indices, nearest first. Queries without positives count as missed, or
-    are left out with `skip_empty` (the official MSLS evaluation). `truncated` as in
-    `recall_from_labels`.
+    A query counts for R@k exactly if this is below k.
     """
-    head = _checked_head(nn_inds, len(positives), ks, truncated)
-    lists = [np.asarray(indices, dtype=np.int64) for indices in positives]
-    counts = np.array([len(indices) for indices in lists], dtype=np.int64)
-    flat = np.concatenate([np.zeros(0, np.int64), *lists])
-    if flat.size and flat.min() < 0:
-        raise ValueError(f"positives hold the gallery index {flat.min()}")
-    stride = 1 + max(int(head.max(initial=0)), int(flat.max(initial=0)))
-    keys = head.astype(np.int64) + stride * np.arange(len(head))[:, None]
-    wanted = flat + stride * np.repeat(np.arange(len(counts)), counts)
-    hits = np.isin(keys, wanted)
-    return _recall_of_hits(hits[counts > 0] if skip_empty else hits, ks)
+    return np.where(hits.any(axis=1), hits.argmax(axis=1), hits.shape[1]).astype(np.int64)
 
 
-def _checked_head(
-    nn_inds: np.ndarray, n_queries: int, ks: Sequence[int], truncated: bool
+def find_first_of_label(
+    nn_inds: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray
 ) -> np.ndarray:
-    """(Q, min(max(ks), K)) first columns; ValueError for what does not fit."""
-    nn_inds = np.asanyarray(nn_inds)
-    if nn_inds.ndim != 2 or nn_inds.dtype.kind not in "iu" or len(nn_inds) != n_queries:
-        raise ValueError(
-            f"nn_inds is {nn_inds.dtype} of shape {nn_inds.shape}, "
-            f"expected integers of shape ({n_queries}, K)"
-        )
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks is {tuple(ks)}, expected numbers of neighbours >= 1")
-    if max(ks) > nn_inds.shape[1] and not truncated:
-        raise ValueError(
-            f"recall@{max(ks)} needs {max(ks)} columns, nn_inds has {nn_inds.shape[1]}; "
-            "make a deeper neighbour table or ask for smaller k"
-        )
-    head = nn_inds[:, : max(ks)]
-    if head.size and head.min() < 0:
-        raise ValueError(f"nn_inds hold {head.min()}, which is no gallery index")
-    return head
+    """`find_first_hits` where an image of the query's label is right, some queries at a time.
+
+    `nn_inds` (Q, K) gallery numbers, without the query itself if it is in the gallery; labels (Q,)
+    and (G,). ValueError for a table of other queries or another gallery.
+    """
+    if len(nn_inds) != len(query_labels):
+        raise ValueError(f"{len(nn_inds)} ranked lists, but labels of {len(query_labels)} queries")
+    first = np.empty(len(nn_inds), np.int64)
+    for start in range(0, len(nn_inds), BLOCK):
+        part = slice(start, start + BLOCK)
+        ranked = nn_inds[part]
+        if ranked.size and not 0 <= ranked.min() <= ranked.max() < len(gallery_labels):
+            raise ValueError(
+                f"the table refers to gallery images {ranked.min()} to {ranked.max()}, but there "
+                f"are {len(gallery_labels)} gallery labels: it was made for another set"
+            )
+        first[part] = find_first_hits(gallery_labels[ranked] == query_labels[part, None])
+    return first
 
 
-def _recall_of_hits(hits: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
-    """`hits`: (Q, K) True = right image. NaN if there is no query at all."""
-    if len(hits) == 0:
-        return {int(k): float("nan") for k in ks}
-    return {int(k): float(hits[:, :k].any(axis=1).mean()) for k in ks}
+def compute_recalls(first_hits: np.ndarray, ks: Iterable[int], depth: int) -> dict[str, float]:
+    """{"R@k": percent} of all queries, 2 decimals; a k beyond `depth` counts what there is.
+
+    `first_hits` (Q,), of lists of `depth` images. A query without a right image counts as missed.
+    """
+    return {f"R@{k}": round(100 * float((first_hits < min(k, depth)).mean()), 2) for k in ks}

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,3 +30,20 @@ def map_in_threads(
         pool.shutdown(cancel_futures=True)
         # a worker's setting is its own, but also what threads started later would begin with
         torch.set_num_threads(before)
+
+
+def workers() -> ThreadPoolExecutor:
+    """As many kept threads as torch has, for numpy calls and torch kernels, which run on one each.
+
+    Kept, because threads that are made anew for every call fetch all their memory anew.
+    """
+    return _pool(torch.get_num_threads())
+
+
+@cache
+def _pool(size: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,))
+    started = Barrier(size)
+    list(pool.map(lambda _: started.wait(), range(size)))
+    torch.set_num_threads(size)  # see above
+    return pool

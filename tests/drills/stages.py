@@ -26,7 +26,7 @@ from rrt_sop.datasets.image_list import ImageList
 from rrt_sop.datasets.transforms import make_train_transform
 from rrt_sop.frozen_views import make_frozen_views
 from rrt_sop.models.network import RerankNet
-from rrt_sop.retrieval import save_neighbours
+from rrt_sop.retrieval import TableFiles, Tables, save_tables
 from rrt_sop.training import RerankStage
 from search.store import Store as SearchStore
 from tests.drills.formats_lists import make_msls
@@ -74,7 +74,8 @@ def build_table(_: Path, out: Path) -> None:
 
 def write_neighbours(_: Path, out: Path) -> None:
     table = np.arange(12).reshape(3, 4)
-    save_neighbours(out, table.astype(np.float32), table, {"set": "x"}, out / "copy.pkl")
+    files = TableFiles(out, {"set": "x"}, out / "copy.pkl")
+    save_tables(files, Tables(table.astype(np.float32), table))
 
 
 PLACES = PlaceSet("toy", "", [f"d{i}.jpg" for i in range(9)], [f"q{i}.jpg" for i in range(4)])

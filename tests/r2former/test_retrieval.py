@@ -7,17 +7,11 @@ import pytest
 
 from r2former.crops import combine_rankings, find_repeated, mean_descriptors, vote
 from r2former.datasets.place_set import PlaceSet, Positives
-from r2former.retrieval import (
-    average_precisions,
-    compute_maps,
-    compute_recalls,
-    find_first_hits,
-    find_neighbours,
-    mark_hits,
-)
+from r2former.retrieval import average_precisions, compute_maps, find_neighbours
 from tests.golden_recipe import array, load_outputs
 from tests.r2former.golden_models import PREFIX, SYSTEM
 from utils.pair_tables import rerank_table
+from utils.recall import compute_recalls, find_first_hits, hits_from_positives
 
 # of the manifest's case "recall" and "crops"
 QUERIES, DATABASE, WIDTH, CROPS = 50, 240, 32, 5
@@ -53,8 +47,12 @@ def golden_places() -> tuple[PlaceSet, np.ndarray, np.ndarray]:
     return places, features[0], features[1]
 
 
+def hits_of(nn_inds: np.ndarray, positives: Positives) -> np.ndarray:
+    return hits_from_positives(nn_inds, positives.counts, positives.indices)
+
+
 def percents(nn_inds: np.ndarray, ks: tuple[int, ...]) -> list[float]:
-    hits = mark_hits(nn_inds, golden_places()[0].positives(RADIUS))
+    hits = hits_of(nn_inds, golden_places()[0].positives(RADIUS))
     return list(compute_recalls(find_first_hits(hits), ks, nn_inds.shape[1]).values())
 
 
@@ -66,7 +64,7 @@ def test_recall_before_and_after_reranking_equals_the_reference():
     np.testing.assert_allclose(distances, wanted["distances"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(percents(nn_inds, KS), wanted["recalls"], rtol=0, atol=DECIMALS)
     assert (places.positives(RADIUS).counts == 0).sum() == 4
-    hits = mark_hits(nn_inds, places.positives(RADIUS))
+    hits = hits_of(nn_inds, places.positives(RADIUS))
     raw = array(f"{PREFIX}recall/scores", (QUERIES, TOP)).astype(np.float64)
     scores = (1 / (1 + np.exp(-(raw + SCORE_OF_POSITIVE * hits)))).astype(np.float32)
     reranked, _ = rerank_table(nn_inds, scores)
@@ -120,7 +118,7 @@ def test_recall_and_map_by_hand():
     """Query 0: positives 4, 5, hits at ranks 1 and 3; query 1: none; query 2: 6, missed."""
     positives = Positives(np.array([0, 2, 2, 3]), np.array([4, 5, 6]))
     nn_inds = np.array([[4, 1, 5], [4, 5, 6], [1, 2, 3]])
-    hits = mark_hits(nn_inds, positives)
+    hits = hits_of(nn_inds, positives)
     assert hits.tolist() == [[True, False, True], [False] * 3, [False] * 3]
     assert find_first_hits(hits).tolist() == [0, 3, 3]
     assert compute_recalls(find_first_hits(hits), (1, 100), 3) == {"R@1": 33.33, "R@100": 33.33}
@@ -136,7 +134,7 @@ def test_map_is_that_of_the_naive_loop():
     lists = [np.sort(generator.permutation(30)[: generator.integers(0, 6)]) for _ in range(20)]
     counts = np.array([len(part) for part in lists])
     positives = Positives(np.concatenate([[0], counts.cumsum()]), np.concatenate(lists))
-    hits = mark_hits(nn_inds, positives)
+    hits = hits_of(nn_inds, positives)
     found = average_precisions(hits, counts, 7)
     for q, wanted in enumerate(lists):
         seen, total = 0, 0.0
@@ -151,7 +149,7 @@ def test_map_is_that_of_the_naive_loop():
 def test_bad_tables_are_refused():
     positives = Positives(np.array([0, 1]), np.array([0]))
     with pytest.raises(ValueError, match="2 ranked lists, but positives of 1 queries"):
-        mark_hits(np.zeros((2, 1), int), positives)
+        hits_of(np.zeros((2, 1), int), positives)
     with pytest.raises(ValueError, match="1 of 2 pair scores are not finite"):
         rerank_table(np.array([[0, 1]]), np.array([[0.0, np.nan]]))
     with pytest.raises(ValueError, match=r"crops' rankings are \(1, 2\)"):

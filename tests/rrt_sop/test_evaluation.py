@@ -16,7 +16,7 @@ from rrt_sop.features import Loading
 from rrt_sop.models.network import RerankNet
 from rrt_sop.models.scoring import PairScorer
 from rrt_sop.product_page import average_precision
-from rrt_sop.retrieval import compute_recall
+from rrt_sop.retrieval import TableFiles
 from rrt_sop.rows import hits_at, load_row
 from tests.rrt_sop.image_folders import write_products
 from tests.run_folder import check_record, observed
@@ -83,7 +83,19 @@ def test_global_ranking_equals_all_distances_sorted(net, images):
     found = evaluate_global(net, images, None, KS, loading=QUIET)
     np.testing.assert_array_equal(found.nn_inds, expected.numpy())
     np.testing.assert_allclose(found.values, dists.gather(1, expected).numpy(), atol=1e-5)
-    assert found.metrics == compute_recall(expected.numpy(), images.labels, images.labels, KS)
+    hits = images.labels[expected.numpy()] == images.labels[:, None]
+    assert found.metrics == {f"R@{k}": round(100 * hits[:, :k].any(1).mean(), 2) for k in KS}
+
+
+def test_tables_written_while_they_are_found_are_those_in_memory(net, images, tmp_path):
+    kept = evaluate_global(net, images, None, KS, loading=QUIET)
+    files = TableFiles(tmp_path, {"images": "a"})
+    found = evaluate_global(net, images, None, KS, loading=QUIET, files=files)
+    assert found.metrics == kept.metrics
+    for mapped, expected in zip(found[1:], kept[1:], strict=True):
+        np.testing.assert_array_equal(mapped, expected)
+    np.testing.assert_array_equal(load_nn_inds(tmp_path / "nn_inds.pkl"), kept.nn_inds)
+    np.testing.assert_array_equal(load_foreign(tmp_path / "nn_dists.pkl"), kept.values)
 
 
 def test_reranking_equals_the_plain_matcher_pair_by_pair(net, images):
@@ -96,8 +108,8 @@ def test_reranking_equals_the_plain_matcher_pair_by_pair(net, images):
     np.testing.assert_array_equal(found.nn_inds, np.take_along_axis(table[:, :4], order, 1))
     np.testing.assert_allclose(found.values, -np.sort(-scores, axis=1), rtol=0, atol=1e-4)
     # 4 columns stand for all that lies beyond
-    whole = compute_recall(table[:, :4], images.labels, images.labels, (4,))["R@4"]
-    assert found.metrics["R@100"] == whole
+    hits = images.labels[table[:, :4]] == images.labels[:, None]
+    assert found.metrics["R@100"] == round(100 * hits.any(axis=1).mean(), 2)
 
 
 def test_evaluation_leaves_the_mode_of_the_network(net, images):

@@ -56,6 +56,8 @@ def small_tiles(monkeypatch, request):
     monkeypatch.setitem(knn.BLOCK, "cpu", 128)
     monkeypatch.setattr(knn, "WHOLE_ROWS", 0 if request.param == "tables" else 10**9)
     monkeypatch.setattr(knn, "ROWS", 24)
+    monkeypatch.setattr(knn_rows, "FEW", 7)
+    monkeypatch.setattr(knn_rows, "WIDTH", 50)
     return request.param
 
 
@@ -213,7 +215,9 @@ def test_error_bound_holds_and_its_breach_is_noticed(monkeypatch, small_tiles):
     gallery = clustered(500, 64)
     for module in (knn_certified, knn_rows):
         monkeypatch.setattr(
-            module, "value_errors", lambda q, g, part: torch.zeros(len(q.norms[part])).double()
+            module,
+            "value_errors",
+            lambda q, g, part, shift=0.0: torch.zeros(len(q.norms[part])).double(),
         )
     monkeypatch.setitem(knn_certified.OUTPUT_ERROR, torch.bfloat16, 1e-9)
     with pytest.raises(RuntimeError, match="break their rounding-error bound"):
