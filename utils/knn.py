@@ -29,8 +29,7 @@ METRICS = ("ip", "l2")
 FIRST_PASSES = ("auto", "bf16", "float32", "float64")
 BLOCK = {"cpu": 4096, "cuda": 32768}  # rows and columns of a tile of the first pass
 DENSE = 16  # galleries of fewer than DENSE * k vectors: scoring all in float64 is quicker
-WHOLE_ROWS = 500  # on the processor, up to that many vectors per neighbour: whole rows are quicker
-LONG = 512  # dimensions from which on the product is most of the time; tables can halve it
+LONG = 50_000_000  # multiplications of a row from which on halving them by tables is quicker
 FEW_QUERIES = 512  # below, rounding the gallery to bfloat16 costs more than it saves
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -201,35 +200,38 @@ class _Search:
         if queries is not gallery:
             self.left = Operand(queries, dtype, metric, self.device, keep=False)
         self._check_sizes()
-        factor = (gallery.size + 6 * len(gallery)) * dtype.itemsize
-        buffers, self.row_bytes = RowSearch.memory(len(gallery), dtype.itemsize)
-        self.by_rows = (
-            self.device.type == "cpu"
-            and len(gallery) <= WHOLE_ROWS * k
-            and gallery.shape[1] < LONG
-            and not self.all_in_float64
-            and factor + rounded + buffers <= memory_budget // 2
-        )
-        self.spare = memory_budget - factor - rounded - buffers
-        self._plan(rounded if keep else 0)
+        self._plan(rounded, rounded if keep else 0)
         self.scorer = PairScorer(
             queries, gallery, metric, (self.left.norms, self.right.norms), self.device
         )
 
-    def _plan(self, kept: int) -> None:
-        """Sizes of tiles, and whether the tables of all rows fit the budget beside `kept` bytes."""
+    def _plan(self, rounded: int, kept: int) -> None:
+        """Whether whole rows are compared or tables are kept, of all rows or of some; tile sizes.
+
+        `rounded`: bytes of the gallery in the precision of the pass; `kept`: those in memory.
+        """
+        n, width = self.gallery.shape
         side = BLOCK[self.device.type]
         per_row = 8 * (5 * self.k + 7) + 64
         tile = side * side * 6
         fits = kept + tile + len(self.queries) * per_row <= self.budget
         self.mirrored = self.left is self.right and 4 * self.k <= side and fits
+        itemsize = self.right.dtype.itemsize
+        buffers, at_most = RowSearch.memory(n, itemsize, self.k)
+        held = n * (width + 6) * itemsize + rounded + buffers
+        self.by_rows = (
+            self.device.type == "cpu"
+            and not self.all_in_float64
+            and not (self.mirrored and n * width > LONG)
+            and held <= self.budget // 2
+        )
         self.block = self.width = side
         if self.by_rows:
             self.mirrored = False
-            self.block = int(np.clip(self.spare // self.row_bytes, 16, ROWS))
+            self.block = int(np.clip((self.budget - held) // at_most, 16, ROWS))
         elif not self.mirrored:
             self.width = max(side, 4 * self.k)
-            row = 6 * self.width + 3 * per_row + 6 * self.gallery.shape[1]
+            row = 6 * self.width + 3 * per_row + 6 * width
             self.block = int(np.clip((self.budget - kept) // (2 * row), 64, side))
 
     def _choose_first_pass(self) -> str:
@@ -271,8 +273,12 @@ class _Search:
                 search_rows = RowSearch(self.left, self.right, self.scorer, self.k)
                 for start in todo:
                     stop = min(start + self.block, n)
-                    goodness, indices, n_pairs = search_rows(slice(start, stop))
+                    goodness, indices, lost, n_pairs = search_rows(slice(start, stop))
                     self.stats["pairs"] += n_pairs
+                    which = start + np.flatnonzero(lost)
+                    self._find_again(
+                        which, lost, goodness, indices, self.right.dtype == torch.float32
+                    )
                     bar.update((stop - start) * len(self.gallery))
                     yield start, stop, goodness, indices
             else:
@@ -289,10 +295,21 @@ class _Search:
         goodness, indices, n_pairs = settle_candidates(candidates, self.scorer, which)
         self.stats["pairs"] += n_pairs
         lost = candidates.spilled.cpu().numpy()
-        if lost.any():
-            finer = self._in_float32 if candidates.unit else self._in_float64
-            goodness[lost], indices[lost] = finer(which[lost])
+        self._find_again(which[lost], lost, goodness, indices, candidates.unit == 0)
         return goodness, indices
+
+    def _find_again(
+        self,
+        which: np.ndarray,
+        lost: np.ndarray,
+        goodness: np.ndarray,
+        indices: np.ndarray,
+        was_float32: bool,
+    ) -> None:
+        """Fill in the rows `lost` (n,) bool of a block, the queries `which`, by a finer pass."""
+        if len(which):
+            finer = self._in_float64 if was_float32 else self._in_float32
+            goodness[lost], indices[lost] = finer(which)
 
     def _in_float32(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The queries `which`, from a first pass in float32."""

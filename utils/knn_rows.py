@@ -35,9 +35,15 @@ SHARES = 8  # parts of a block that are sorted by a thread at a time
 BEYOND = 1.25  # squared distances are shifted by so many times the k-th one of the block before
 
 
+def most(n_gallery: int, k: int) -> int:
+    """Pairs of a row that are taken in."""
+    return 16 * k + n_gallery // 16
+
+
 class Product(NamedTuple):
     """What a product of a few queries with the gallery told."""
 
+    lost: np.ndarray  # (n,) bool: rows with too many pairs to take in, which are left out
     at: np.ndarray  # (P,) int64 places in (n, G) of the pairs that can be among the best of a row
     cuts: np.ndarray  # (n, tiles + 1) int64: where the pairs of a row and a tile begin in `at`
     kth: float  # mean of the k-th values, nearly
@@ -53,6 +59,7 @@ class RowSearch:
         self.left, self.right, self.scorer, self.k = left, right, scorer, k
         self.width, self.metric = len(right.norms), scorer.metric
         self.factor = right.block(slice(0, self.width), left=False).T
+        right.kept = None  # the factor has these numbers, and queries are few at a time
         self.unit, self.shift = OUTPUT_ERROR[right.dtype], 0.0
         self.edges = np.append(np.arange(0, self.width, WIDTH), self.width)
         self.of_thread = local()
@@ -63,14 +70,15 @@ class RowSearch:
             torch.zeros(1, 1).to_sparse_csr()
 
     @staticmethod
-    def memory(n_gallery: int, itemsize: int) -> tuple[int, int]:
-        """Bytes held throughout, beside the factor; bytes per query of a block at the worst."""
-        return torch.get_num_threads() * FEW * n_gallery * (itemsize + 2), 24 * n_gallery
+    def memory(n_gallery: int, itemsize: int, k: int) -> tuple[int, int]:
+        """Bytes held throughout, beside the factor; bytes per query of a block at the most."""
+        return torch.get_num_threads() * FEW * n_gallery * (itemsize + 2), 24 * most(n_gallery, k)
 
-    def __call__(self, part: slice) -> tuple[np.ndarray, np.ndarray, int]:
+    def __call__(self, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """Goodness (n, k) float32, indices (n, k) int64 of at most ROWS queries; pairs scored.
 
-        Both lie in memory that the next call writes to.
+        Also which rows are lost (n,) bool: much of the gallery can be among their best, and their
+        numbers mean nothing. The arrays lie in memory that the next call writes to.
         """
         starts = range(part.start, part.stop, FEW)
         parts = [slice(start, min(start + FEW, part.stop)) for start in starts]
@@ -80,8 +88,8 @@ class RowSearch:
         if self.metric == "l2":
             kth = np.mean([product.kth for product in products])
             self.shift = BEYOND * max(0.0, self.shift - float(kth))
-        n = part.stop - part.start
-        return self.goodness[:n], self.indices[:n], n_pairs
+        lost = np.concatenate([product.lost for product in products])
+        return self.goodness[: len(lost)], self.indices[: len(lost)], lost, n_pairs
 
     def _multiply(self, part: slice) -> Product:
         """All pairs of the queries `part` that can be among the k best of their row."""
@@ -97,10 +105,10 @@ class RowSearch:
             flip(codes.numpy())  # bits that are negative numbers have another order among them
             kth = from_codes(self._kth(codes))
             floors = lowest_values(kth, errors, self.unit)
-        at = self._reaching(codes.numpy(), least_codes(floors, codes.dtype).numpy()[:, None])
+        lost, at = self._reaching(codes.numpy(), least_codes(floors, codes.dtype).numpy())
         cuts = np.searchsorted(at, self.width * np.arange(len(codes))[:, None] + self.edges)
         some = from_codes(codes[0, torch.from_numpy(at[: cuts[0, -1]])])
-        return Product(at, cuts, float(kth.double().mean()), some, errors[:1])
+        return Product(lost, at, cuts, float(kth.double().mean()), some, errors[:1])
 
     def _kth(self, codes: Tensor) -> Tensor:
         """Lower bound of the k-th largest code of each row, nearly equal to it."""
@@ -113,11 +121,14 @@ class RowSearch:
         rows.partition(place, axis=1)
         return torch.from_numpy(rows[:, place].copy())
 
-    def _reaching(self, codes: np.ndarray, floors: np.ndarray) -> np.ndarray:
-        """Places (P,) of the codes at or above the floors (n, 1)."""
+    def _reaching(self, codes: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that are lost (n,) and the places (P,) of codes at or above the others' floors."""
         above = np.zeros(codes.size + -codes.size % 8, bool)
-        np.greater_equal(codes, floors, out=above[: codes.size].reshape(codes.shape))
-        return true_places(above)
+        rows = above[: codes.size].reshape(codes.shape)
+        np.greater_equal(codes, floors[:, None], out=rows)
+        lost = np.array([np.count_nonzero(row) for row in rows]) > most(self.width, self.k)
+        rows[lost] = False
+        return lost, true_places(above)
 
     def _settle(self, part: slice, products: list[Product]) -> int:
         """Score the pairs and write the results of the queries `part`; how many pairs it took."""
@@ -125,7 +136,9 @@ class RowSearch:
         at = np.concatenate([product.at for product in products])
         skipped = np.cumsum([0, *(len(product.at) for product in products)])
         cuts = np.concatenate([x.cuts + skip for x, skip in zip(products, skipped, strict=False)])
-        keys = np.full((n, np.ptp(cuts[:, [0, -1]], axis=1).max()), np.iinfo(np.int64).min)
+        keys = np.full(
+            (n, max(self.k, np.ptp(cuts[:, [0, -1]], axis=1).max())), np.iinfo(np.int64).min
+        )
         first_at = self.width * (np.arange(n) % FEW)
         first_key = keys.shape[1] * np.arange(n)
 
@@ -144,7 +157,7 @@ class RowSearch:
         def sort(rows: np.ndarray) -> None:
             mine = keys[rows[0] : rows[-1] + 1]
             mine.sort(axis=1)
-            best = np.ascontiguousarray(mine[:, : -self.k - 1 : -1])
+            best = mine[:, : -self.k - 1 : -1].copy()  # of a stride that torch takes
             goodness, indices = from_rank_keys(torch.from_numpy(best))
             self.goodness[rows], self.indices[rows] = goodness.numpy(), indices.numpy()
 

@@ -49,12 +49,10 @@ def clustered(n, d, seed=0, per_cluster=20, noise=0.5):
 
 @pytest.fixture(params=["tables", "rows"])
 def small_tiles(monkeypatch, request):
-    """Small tiles, so that small sets take many; tables of candidates, then whole rows.
-
-    Only tables can be too small: whole rows leave nothing to a finer pass.
-    """
+    """Small tiles, so that small sets take many; tables of candidates, then whole rows."""
     monkeypatch.setitem(knn.BLOCK, "cpu", 128)
-    monkeypatch.setattr(knn, "WHOLE_ROWS", 0 if request.param == "tables" else 10**9)
+    if request.param == "tables":  # no room for whole rows
+        monkeypatch.setattr(knn.RowSearch, "memory", staticmethod(lambda *_: (1 << 62, 1)))
     monkeypatch.setattr(knn, "ROWS", 24)
     monkeypatch.setattr(knn_rows, "FEW", 7)
     monkeypatch.setattr(knn_rows, "WIDTH", 50)
@@ -129,8 +127,7 @@ def test_many_exact_duplicates_come_by_index(metric, first_pass, small_tiles):
     gallery = clustered(900, 24)
     gallery[np.random.default_rng(1).permutation(900)[:500]] = gallery[3]
     stats = check(gallery, gallery, 6, metric=metric, first_pass=first_pass)
-    if small_tiles == "tables" or first_pass == "float64":
-        assert stats["float64_rows"] >= 500  # more duplicates than tables have room for
+    assert stats["float64_rows"] >= 500  # more duplicates than tables and rows have room for
 
 
 @pytest.mark.parametrize("metric", knn.METRICS)
@@ -153,7 +150,7 @@ def test_rows_too_dense_for_bfloat16_are_settled_in_float32(small_tiles):
     close = base + 2e-4 * rng.standard_normal((300, 64))  # apart by less than 2^-9
     gallery = np.concatenate([clustered(500, 64), close]).astype(np.float32)
     stats = check(gallery, gallery, 5, first_pass="bf16")
-    assert stats["float32_rows"] >= 300 or small_tiles == "rows"
+    assert stats["float32_rows"] >= 300
     assert stats["float64_rows"] < 30
 
 
