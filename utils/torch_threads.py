@@ -42,8 +42,14 @@ def workers() -> ThreadPoolExecutor:
 
 @cache
 def _pool(size: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,))
     started = Barrier(size)
-    list(pool.map(lambda _: started.wait(), range(size)))
+
+    def confine() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread takes up the setting of all when it is first asked for
+        started.wait()
+
+    pool = ThreadPoolExecutor(size, initializer=confine)
+    list(pool.map(lambda _: None, range(size)))
     torch.set_num_threads(size)  # see above
     return pool

@@ -1,12 +1,10 @@
-"""The search is exact by its own definition, whatever the path; tables come with their origin."""
-
-import pickle
+"""The search is exact by its own definition, whatever the path; tables go on after an interrupt."""
 
 import numpy as np
 import pytest
 import torch
 
-from utils import knn, knn_certified, knn_exact, knn_rows
+from utils import knn, knn_certified, knn_codes, knn_exact, knn_rows
 from utils.nn_tables import hash_names, record_path
 
 PASSES = ("bf16", "float32", "float64")
@@ -221,18 +219,21 @@ def test_error_bound_holds_and_its_breach_is_noticed(monkeypatch, small_tiles):
         knn.search(gallery, gallery, 5, first_pass="bf16", progress=False)
 
 
-@pytest.mark.parametrize("metric", knn.METRICS)
+@pytest.mark.parametrize(
+    "metric, shift", [("ip", 0.0), ("l2", 0.0), ("l2", 0.7), ("l2", 40.0), ("l2", -3.0)]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_values_stay_within_their_error(metric, dtype):
+def test_values_stay_within_their_error(metric, shift, dtype):
     device = torch.device("cpu")
     gallery = knn_certified.Operand(clustered(300, 200, noise=2.0), dtype, metric, device, True)
     rows = slice(0, 100)
-    values = gallery.block(rows, left=True) @ gallery.block(slice(0, 300), left=False).T
+    left = gallery.block(rows, left=True, shift=shift)
+    values = left @ gallery.block(slice(0, 300), left=False).T
     x = gallery.vectors.astype(np.float64)
     exact = x[rows] @ x.T
     if metric == "l2":
-        exact = -0.5 * np.square(x[rows, None] - x[None]).sum(axis=2)
-    error = knn_certified.value_errors(gallery, gallery, rows).numpy()[:, None]
+        exact = shift - 0.5 * np.square(x[rows, None] - x[None]).sum(axis=2)
+    error = knn_certified.value_errors(gallery, gallery, rows, shift).numpy()[:, None]
     error = error + np.abs(values.float().numpy()) * knn_certified.OUTPUT_ERROR[dtype]
     assert (np.abs(values.double().numpy() - exact) <= error).all()
 
@@ -249,6 +250,56 @@ def test_scorer_of_a_gpu_gives_the_same_bits(metric):
     np.testing.assert_array_equal(scorer(rows, columns).numpy(), expected)
     scorer.resident = torch.from_numpy(x)
     np.testing.assert_array_equal(scorer(rows, columns).numpy(), expected)
+
+
+@pytest.mark.parametrize("metric", knn.METRICS)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e6])
+def test_scores_of_a_tile_are_the_defined_ones(metric, scale):
+    """Among them equal vectors, whose distance is 0, and scores that the definition must round."""
+    x = clustered(150, 37)
+    x[40:60] = x[7]
+    x *= np.float32(scale) * np.random.default_rng(0).lognormal(size=(150, 1)).astype(np.float32)
+    norms = np.linalg.norm(x.astype(np.float64), axis=1)
+    scorer = knn_exact.PairScorer(x, x, metric, (norms, norms), torch.device("cpu"))
+    chosen = np.random.default_rng(1).random((30, 90)) < 0.3
+    chosen[4] = False  # a query without a pair
+    rows, columns = np.nonzero(chosen)
+    starts = np.concatenate([[0], chosen.sum(axis=1).cumsum()])
+    left = scorer.factor(slice(40, 70), left=True)
+    found = scorer.chosen_of_tile(left, 40, slice(20, 110), starts, columns)
+    expected = knn_exact.defined_scores(x[40 + rows], x[20 + columns], metric)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_sums_whose_rounding_is_open_are_named():
+    half = 1 + 2.0**-24  # between two float32 numbers
+    sums = np.array([1.0, half, half + 2e-12, -0.0])
+    rounded, open_ = knn_exact.round_sums(sums, np.full(4, 1e-12))
+    assert open_.tolist() == [1, 3]
+    assert rounded[[0, 2]].tolist() == [1.0, 1 + 2.0**-23]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_true_places_are_those_of_numpy(share):
+    mask = np.random.default_rng(0).random((16, 50)) < share
+    np.testing.assert_array_equal(knn_codes.true_places(mask), np.flatnonzero(mask))
+
+
+def test_blocks_of_a_search_are_the_search(small_tiles):
+    gallery = clustered(400, 32)
+    for options in ({}, {"metric": "l2"}, {"exclude_self": True}):
+        scores, indices = knn.search(gallery, gallery, 5, progress=False, **options)
+        row = 0
+        for start, stop, found, which in knn.search_blocks(
+            gallery, gallery, 5, progress=False, **options
+        ):
+            assert start == row
+            np.testing.assert_array_equal(found, scores[start:stop])
+            np.testing.assert_array_equal(which, indices[start:stop])
+            row = stop
+        assert row == 400
+    with pytest.raises(ValueError, match="k asks for 401"):
+        knn.search_blocks(gallery, gallery, 401)  # at the call, before any block
 
 
 def test_keys_order_scores_then_lower_indices():
@@ -307,90 +358,7 @@ def test_bad_input_is_named(queries, gallery, options, message):
         knn.search(queries, gallery, **{"k": 2, "progress": False, **options})
 
 
-# Tables on disk
-
-TABLE = np.arange(12).reshape(3, 4)
 MADE_FROM = {"set": "roxford5k", "descriptors": "r50_gldv1", "names": hash_names(["a", "b"])}
-
-
-def test_table_is_a_plain_pickle_with_a_record(tmp_path):
-    path = tmp_path / "nn_inds.pkl"
-    knn.save_nn_inds(path, TABLE, MADE_FROM)
-    with open(path, "rb") as file:
-        plain = pickle.load(file)
-    assert plain.dtype == np.int64
-    np.testing.assert_array_equal(plain, TABLE)
-    loaded = knn.load_nn_inds(path, MADE_FROM, n_queries=3, n_gallery=12, min_k=4)
-    np.testing.assert_array_equal(loaded, TABLE)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["nn_inds.pkl", "nn_inds.pkl.json"]
-
-
-def test_released_table_without_record_is_checked_by_shape_and_range(tmp_path):
-    path = tmp_path / "nn_inds.pkl"
-    path.write_bytes(pickle.dumps(TABLE, protocol=2))
-    np.testing.assert_array_equal(knn.load_nn_inds(path, MADE_FROM, 3, 12, 4), TABLE)
-
-
-@pytest.mark.parametrize(
-    "sizes, message",
-    [
-        ({"n_queries": 4}, "has 3 rows, expected 4 queries"),
-        ({"n_gallery": 11}, "holds indices from 0 to 11, expected 0 to 10"),
-        ({"min_k": 5}, "has 4 columns, expected at least 5"),
-    ],
-)
-def test_table_of_another_size_is_refused(sizes, message, tmp_path):
-    path = tmp_path / "nn_inds.pkl"
-    knn.save_nn_inds(path, TABLE, MADE_FROM)
-    with pytest.raises(ValueError, match=f"nn_inds.pkl {message}.*overwrite=True"):
-        knn.load_nn_inds(path, MADE_FROM, **sizes)
-
-
-def test_table_of_another_set_names_both_values(tmp_path):
-    path = tmp_path / "nn_inds.pkl"
-    knn.save_nn_inds(path, TABLE, MADE_FROM)
-    with pytest.raises(ValueError, match=r"set = 'roxford5k', expected 'rparis6k'.*overwrite"):
-        knn.load_nn_inds(path, {**MADE_FROM, "set": "rparis6k"})
-    with pytest.raises(ValueError, match=r"metric = 'nothing', expected 'l2'"):
-        knn.load_nn_inds(path, {"metric": "l2"})
-
-
-@pytest.mark.parametrize("content", [TABLE.astype(np.float32), TABLE[0], [[1, 2]], -1 - TABLE])
-def test_content_of_another_kind_is_refused(content, tmp_path):
-    path = tmp_path / "nn_inds.pkl"
-    path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=r"nn_inds.pkl holds"):
-        knn.load_nn_inds(path)
-
-
-def test_changed_table_or_record_is_stale(tmp_path):
-    path = tmp_path / "nn_inds.pkl"
-    knn.save_nn_inds(path, TABLE, MADE_FROM)
-    path.write_bytes(pickle.dumps(TABLE + 1))
-    with pytest.raises(ValueError, match="stale or damaged"):
-        knn.load_nn_inds(path)
-    record_path(path).write_text("{}")
-    with pytest.raises(ValueError, match="not the record of a neighbour table"):
-        knn.load_nn_inds(path)
-
-
-def test_missing_table_and_unwritable_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="make the neighbour table first"):
-        knn.load_nn_inds(tmp_path / "nn_inds.pkl")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot be written"):
-        knn.save_nn_inds(tmp_path / "file" / "nn_inds.pkl", TABLE, {})
-    with pytest.raises(ValueError, match="expected int64"):
-        knn.save_nn_inds(tmp_path / "nn_inds.pkl", TABLE[0], {})
-
-
-def test_failed_write_keeps_the_old_table(tmp_path, monkeypatch):
-    path = tmp_path / "nn_inds.pkl"
-    knn.save_nn_inds(path, TABLE, MADE_FROM)
-    with pytest.raises(TypeError):
-        knn.save_nn_inds(path, TABLE + 1, {"not": object()})  # no JSON value
-    np.testing.assert_array_equal(knn.load_nn_inds(path, MADE_FROM), TABLE)
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 def build(vectors, folder, **options):
