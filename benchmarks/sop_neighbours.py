@@ -126,8 +126,8 @@ def main() -> None:
     same = np.mean([len(np.intersect1d(a, b)) for a, b in pairs])
     print(
         f"{options.rows} x {options.rows} x {options.dim}, k = {options.k}, {options.threads} "
-        f"threads, {options.clock} clock, best of {options.rounds} rounds; of {options.k} neighbours "
-        f"{same:.2f} are faiss's too"
+        f"threads, {options.clock} clock, best of {options.rounds} rounds; "
+        f"of {options.k} neighbours {same:.2f} are faiss's too"
     )
     base = min(seconds["faiss flat"])
     for way in WAYS:
