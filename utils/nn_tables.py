@@ -43,7 +43,8 @@ class ArrayWriter:
 
     def __init__(self, file: BinaryIO, shape: tuple[int, int], dtype: str) -> None:
         """`file`: open for writing; `dtype`: "int64" | "float32"."""
-        self.file, self.shape, self.dtype = file, shape, np.dtype(dtype)
+        self.file, self.shape = file, shape
+        self.dtype = np.dtype(dtype).newbyteorder("<")
         self.rows, self.digest = 0, hashlib.sha256()
         head = _pickle_head(shape, self.dtype)
         self.offset = len(head)  # of the first number in the file
