@@ -17,7 +17,7 @@ from utils.results import Row, row_cells
 
 # the first one that a run has by query is looked at closely; beside M_map_gv, M_map is before it
 MAIN = ("M_map_gv", "M_map", "AP", "R@1")
-SECONDARY = "mAP@"  # beside R@k
+SECONDARY = ("mAP@", "mP@", "mR@")  # beside R@k and mAP
 CLOSE_PAIRS = 20  # comparisons of two runs, at most
 HEADER = (
     *("script", "metric", "expected", "measured", "difference", "tolerance", "verdict"),
@@ -172,13 +172,17 @@ def _system_table(
         config = link_to(run.folder / "config.json", out, f"run {run.number}")
         for row in filter(_is_shown, rows):
             cells.append([link_to(path, out, script), *_row_cells(row), letter, config])
+    left_out = sum(not _is_shown(row) for row in all_rows)
+    if left_out:
+        names = ", ".join(f"{name}k" for name in SECONDARY)
+        notes.append(f"{left_out} more values ({names}) are in the result.json of the runs.")
     note = " ".join(part for part in (protocols.statement(letters), *notes) if part)
     return Table(system.name, HEADER, cells, note), all_rows
 
 
 def _is_shown(row: Row) -> bool:
     """Rows of secondary metrics are in result.json; the table shows them if a paper does."""
-    return row.expected is not None or not row.metric.startswith(SECONDARY)
+    return row.expected is not None or not any(name in row.metric for name in SECONDARY)
 
 
 def _row_cells(row: Row) -> list[str]:

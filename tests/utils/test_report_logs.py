@@ -122,6 +122,17 @@ def test_rows_stand_against_what_is_expected_now(logs: Path, systems: list[Syste
     assert "OUTSIDE" in tables_of(logs, changed)["system"].cells[0]
 
 
+def test_secondary_metrics_are_counted_and_shown_only_where_something_is_expected(
+    logs: Path, systems: list[System]
+) -> None:
+    rows = [Row("M_map", 25.0), Row("M_mP@1_gv", 91.0), Row("H_mR@5", 12.0), Row("mAP@5", 30.0)]
+    run_experiment(logs / "eval_y", rows, record())
+    expected = {"eval_y": {"mAP@5": Expected(30.0, 0.5, "paper")}}
+    table = tables_of(logs, [System("system", expected, systems[0].scripts)])["system"]
+    assert [line[1] for line in table.cells if line[0].text == "eval_y"] == ["M_map", "mAP@5"]
+    assert "2 more values (mAP@k, mP@k, mR@k) are in the result.json" in table.note
+
+
 def test_rows_of_two_protocols_are_said_to_be_of_two(logs: Path, systems: list[System]) -> None:
     assert tables_of(logs, systems)["system"].note == ""
     other = record(protocol=protocol(junk="left out"), lists=())
