@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Generated products, row "Reranking, frozen backbone".
-# Expected: R@1 60.62, R@10 92.82, R@100 99.63 (measured with this code; nothing is published).
+# Expected: R@1 61.25, R@10 93.09, R@100 99.63 (measured with this code; nothing is published).
 # Needs:    data/mini_products/ (data.make_mini products, then rrt_sop.prepare_data with mini),
 #           the outputs of eval_global_mini.sh and train_rerank_frozen_mini.sh.
 # Writes:   logs/eval_rerank_frozen_mini/ with page.html: ranked lists before and after.
