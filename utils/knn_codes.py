@@ -59,14 +59,15 @@ def kth_largest(rows: Tensor, k: int) -> Tensor:
     """(n, m) codes or numbers -> (n,) the k-th largest of each row."""
     if rows.device.type != "cpu" or rows.dtype == torch.bfloat16:
         return rows.topk(k, dim=1, sorted=False).values.amin(dim=1)
+    found = in_strips(lambda strip: select_kth(np.array(strip, order="C"), k), rows.numpy())
+    return torch.from_numpy(np.concatenate(found))
+
+
+def select_kth(rows: np.ndarray, k: int) -> np.ndarray:
+    """The same on the calling thread; overwrites `rows`."""
     place = rows.shape[1] - k
-
-    def select(strip: np.ndarray) -> np.ndarray:
-        strip = np.array(strip, order="C")
-        strip.partition(place, axis=1)
-        return strip[:, place].copy()
-
-    return torch.from_numpy(np.concatenate(in_strips(select, rows.numpy())))
+    rows.partition(place, axis=1)
+    return rows[:, place].copy()
 
 
 def true_places(mask: np.ndarray) -> np.ndarray:

@@ -23,7 +23,14 @@ from utils.knn_certified import (
     lowest_values,
     value_errors,
 )
-from utils.knn_codes import flip, from_codes, least_codes, true_places
+from utils.knn_codes import (
+    flip,
+    from_codes,
+    group_maxima,
+    least_codes,
+    select_kth,
+    true_places,
+)
 from utils.knn_exact import PairScorer, from_rank_keys, rank_keys
 from utils.torch_threads import workers
 
@@ -113,13 +120,10 @@ class RowSearch:
     def _kth(self, codes: Tensor) -> Tensor:
         """Lower bound of the k-th largest code of each row, nearly equal to it."""
         whole = self.width - self.width % TOGETHER
-        if whole >= 8 * self.k * TOGETHER:
-            rows = codes[:, :whole].view(len(codes), TOGETHER, -1).amax(dim=1).numpy()
-        else:
-            rows = codes.numpy().copy()
-        place = rows.shape[1] - self.k
-        rows.partition(place, axis=1)
-        return torch.from_numpy(rows[:, place].copy())
+        if whole < 8 * self.k * TOGETHER:
+            return torch.from_numpy(select_kth(codes.numpy().copy(), self.k))
+        maxima = group_maxima(codes[:, :whole], TOGETHER, by_column=False)
+        return torch.from_numpy(select_kth(maxima.numpy(), self.k))
 
     def _reaching(self, codes: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows that are lost (n,) and the places (P,) of codes at or above the others' floors."""
